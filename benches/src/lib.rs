@@ -1,0 +1,1 @@
+//! Criterion benches, side-by-side runs and their results.

@@ -1,0 +1,1 @@
+//! A message broker for Linux that speaks the Syndicate protocol.

@@ -1,0 +1,2 @@
+//! The `staunch` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Exact accounting of borrowed work: accounts, loans, principals and the ledger.

@@ -1,0 +1,1 @@
+//! Content-based routing: patterns, skeletons, the assertion store.

@@ -1,0 +1,2 @@
+//! The `staunch-load` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Preserves on the wire, Syndicate packets, sturdyrefs and caveats.

@@ -1,0 +1,1 @@
+//! What touches the operating system and knows nothing of dataspaces.
