@@ -1,1 +1,15 @@
-//! Preserves on the wire, Syndicate packets, sturdyrefs and caveats.
+//! Bytes to Syndicate packets and back: the bounded scanner, the packet reader and writer, sturdyrefs and
+//! caveats. Knows bytes, not actors.
+//!
+//! # Layout
+//! - [`wire`]: the Preserves machine syntax. [`wire::Scanner`] checks bytes in one forward pass and leaves a
+//!   [`wire::Tape`] behind; everything else reads values as [`wire::View`]s over bytes and tape, without
+//!   copying or decoding into trees.
+//! - [`packet`]: Turns, events, errors and wire references.
+//!
+//! **Invariant:** a [`wire::View`] only ever looks at bytes that a scanner has accepted. The parts of this
+//! crate that read views rely on it and index without further checks.
+#![forbid(unsafe_code)]
+
+pub mod packet;
+pub mod wire;
