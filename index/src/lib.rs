@@ -1,1 +1,86 @@
-//! Content-based routing: patterns, skeletons, the assertion store.
+//! Content-based routing: which observers does a value concern, and what do they see of it?
+//!
+//! An [`Index`] holds the assertions of one dataspace and the patterns of its observers. It knows values as
+//! canonical bytes and observers as opaque endpoints; sockets, sessions and capabilities are its caller's.
+//!
+//! # Layout
+//! - [`pattern`]: patterns, compiled flat.
+//! - `trie`: skeletons by shape; the observers at each.
+//! - `store`: the assertions, in shards.
+//! - `bag`: which captures lists a group of observers has been told of.
+//! - `commit`: turns, which lock what they touch and take effect whole.
+//! - [`naive`]: the obvious version, for tests.
+//!
+//! # Costs
+//! With S skeletons whose shape a value has and k observers that match: a message costs S hash look-ups and k
+//! calls of the [`Sink`]; an assertion the same and one store update. Neither depends on the number of patterns
+//! or of assertions.
+//!
+//! # Locks, in the order in which they are taken
+//! 1. the trie (shared by ordinary turns, exclusive to turns that subscribe or unsubscribe);
+//! 2. the store's shards that the turn touches, ascending;
+//! 3. the bags of the groups it changes, by ascending id. A bag belongs to a pattern, not to a shard, so equal
+//!    captures of values in different shards meet in one place;
+//! 4. whatever [`Sink::publish`] takes: it is called while 1 to 3 are held, so what observers are sent is in the
+//!    order of the changes.
+//!
+//! A turn of messages alone takes only the first, shared: senders route in parallel.
+#![forbid(unsafe_code)]
+
+mod bag;
+mod build;
+mod commit;
+pub mod naive;
+pub mod pattern;
+mod store;
+mod trie;
+mod value;
+
+use smallvec::SmallVec;
+
+pub use build::Prepared;
+pub use commit::{Action, Reader, Scratch, Writer};
+pub use trie::Group;
+pub use value::{Domain, Endpoint, Stored, looks_like_observe};
+
+/// What an observer sees of a value: the parts it captures, in order, each canonical bytes.
+pub type Captures<'a> = SmallVec<[&'a [u8]; 4]>;
+
+/// Takes what a turn means for observers, in order.
+///
+/// Calls come with locks held: stage, and append to where it is sent in [`Sink::publish`]; do nothing slow.
+pub trait Sink<D: Domain> {
+    /// A message matches.
+    fn message(&mut self, to: &D::Endpoint, captures: &Captures<'_>);
+    /// A captures list appeared. `from` keeps alive what it refers to.
+    fn assert(&mut self, to: &D::Endpoint, handle: u64, captures: &Captures<'_>, from: &Stored<D>);
+    /// A captures list went.
+    fn retract(&mut self, to: &D::Endpoint, handle: u64, captures: &Captures<'_>, from: &Stored<D>);
+    /// Much is there already: to be pulled by [`Index::pull`], before anything that comes after this call.
+    fn replay(&mut self, to: &D::Endpoint, replay: Replay<D>);
+    /// The turn is complete.
+    fn publish(&mut self);
+}
+
+/// What an observer has yet to be told of the state that it found. 16 bytes; the state itself stays in the
+/// store.
+pub struct Replay<D: Domain> {
+    group: std::sync::Arc<Group<D>>,
+    observer: u64,
+}
+
+impl<D: Domain> Replay<D> {
+    /// Tells of at most `slots_max` more places, or until `tell` returns false. Returns whether there may be
+    /// more. Cost: the places looked at.
+    pub fn pull(
+        &self,
+        slots_max: u32,
+        scratch: &mut Scratch,
+        tell: &mut dyn FnMut(u64, &Stored<D>, &Captures<'_>) -> bool,
+    ) -> bool {
+        let reading = self.group.reading();
+        self.group.bag.lock().continue_replay(&reading, self.observer, slots_max, &mut scratch.rescan, tell)
+    }
+}
+
+pub use commit::Index;

@@ -1,0 +1,260 @@
+//! The capture bag of a group of observers: which captures lists are alive, how many assertions give each, and
+//! the handle under which all sessions know it.
+//!
+//! A captures list is not stored: its slot points at one assertion that gives it (its *representative*). Slots
+//! are numbered, so that a new observer can be told of a large bag piece by piece while it changes
+//! ([`Replay`]).
+
+use hashbrown::HashTable;
+use staunch_protocols::wire::tag;
+
+use crate::Captures;
+use crate::pattern::{Loc, Shape, registers, resolve};
+use crate::value::{Domain, Rescan, Stored};
+
+/// One captures list. 24 bytes.
+struct Slot<D: Domain> {
+    /// An assertion that gives it, or the list itself; `None` in a free slot.
+    representative: Option<Stored<D>>,
+    /// The handle, unique in the process.
+    handle: u64,
+    /// How many assertions give it.
+    count: u32,
+    /// Hash of the list.
+    hash: u32,
+}
+
+/// How far an observer has been told of what was there when it came.
+#[derive(Debug)]
+struct Replay {
+    observer: u64,
+    /// The next slot to tell.
+    cursor: u32,
+    /// Slots with this handle or a later one were filled after the observer came, and told to it then.
+    since: u64,
+}
+
+/// See the module's head.
+pub(crate) struct Bag<D: Domain> {
+    table: HashTable<u32>,
+    slots: Vec<Slot<D>>,
+    free: Vec<u32>,
+    replays: Vec<Replay>,
+    /// While the bag is being filled from the store: shard and slot from where on assertions are not counted
+    /// yet.
+    pub(crate) filling: Option<(u32, u32)>,
+}
+
+impl<D: Domain> Default for Bag<D> {
+    fn default() -> Bag<D> {
+        Bag {
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            replays: Vec::new(),
+            filling: Some((0, 0)),
+        }
+    }
+}
+
+/// What adding to or removing from a bag changed for observers.
+pub(crate) enum Change {
+    /// The list is (still, or still not) there.
+    None,
+    /// It appeared or went, in this slot, with this handle.
+    Edge { slot: u32, handle: u64 },
+}
+
+/// How a group reads captures from a value.
+pub(crate) struct Reading<'g> {
+    pub(crate) shape: &'g Shape,
+    pub(crate) captures: &'g [Loc],
+}
+
+impl Reading<'_> {
+    /// The captures of a stored value that is known to match.
+    pub(crate) fn captures_of<'v, D: Domain>(
+        &self,
+        stored: &'v Stored<D>,
+        rescan: &mut Rescan,
+    ) -> Captures<'v> {
+        let bytes = stored.bytes();
+        let view = rescan.view(bytes);
+        let slice = |part: std::ops::Range<usize>| &bytes[part];
+        if stored.header().is_captures {
+            return view.children().map(|c| slice(c.start()..c.end())).collect();
+        }
+        let Some(registers) = registers(self.shape, view) else { return Captures::new() };
+        let parts = self.captures.iter().filter_map(|loc| resolve(loc, view, &registers));
+        parts.map(|c| slice(c.start()..c.end())).collect()
+    }
+}
+
+impl<D: Domain> Bag<D> {
+    /// How many captures lists are alive.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether an assertion at this place in the store has been counted, or is to be counted as it comes.
+    pub(crate) fn counts(&self, shard: u32, slot: u32) -> bool {
+        self.filling.is_none_or(|cursor| (shard, slot) < cursor)
+    }
+
+    /// Counts one more assertion that gives these captures. `handle` is asked for only if the list is new.
+    pub(crate) fn add(
+        &mut self,
+        reading: &Reading<'_>,
+        captures: &[&[u8]],
+        hash: u32,
+        from: &Stored<D>,
+        rescan: &mut Rescan,
+        handle: impl FnOnce() -> u64,
+    ) -> Change {
+        if let Some(slot) = self.find(reading, captures, hash, None, rescan) {
+            self.slots[slot as usize].count += 1;
+            return Change::None;
+        }
+        let handle = handle();
+        let filled = Slot { representative: Some(from.clone()), handle, count: 1, hash };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = filled;
+                slot
+            }
+            None => {
+                self.slots.push(filled);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let slots = &self.slots;
+        self.table.insert_unique(spread(hash), slot, |s| spread(slots[*s as usize].hash));
+        Change::Edge { slot, handle }
+    }
+
+    /// Counts one fewer.
+    pub(crate) fn remove(
+        &mut self,
+        reading: &Reading<'_>,
+        captures: &[&[u8]],
+        hash: u32,
+        from: &Stored<D>,
+        rescan: &mut Rescan,
+    ) -> Change {
+        let Some(slot) = self.find(reading, captures, hash, Some(from), rescan) else { return Change::None };
+        let entry = &mut self.slots[slot as usize];
+        entry.count -= 1;
+        if entry.count > 0 {
+            // Others give the same list; the value that goes must not be kept for it.
+            if entry.representative.as_ref().is_some_and(|r| r.is_same(from)) {
+                entry.representative = Some(list_alone(captures, hash, from));
+            }
+            return Change::None;
+        }
+        let handle = entry.handle;
+        entry.representative = None;
+        if let Ok(found) = self.table.find_entry(spread(hash), |s| *s == slot) {
+            found.remove();
+        }
+        self.free.push(slot);
+        self.shrink();
+        Change::Edge { slot, handle }
+    }
+
+    fn find(
+        &self,
+        reading: &Reading<'_>,
+        captures: &[&[u8]],
+        hash: u32,
+        from: Option<&Stored<D>>,
+        rescan: &mut Rescan,
+    ) -> Option<u32> {
+        let same = |slot: &u32| {
+            let entry = &self.slots[*slot as usize];
+            let Some(representative) = &entry.representative else { return false };
+            entry.hash == hash
+                && (from.is_some_and(|f| f.is_same(representative))
+                    || *reading.captures_of(representative, rescan) == *captures)
+        };
+        let mut same = same;
+        self.table.find(spread(hash), |s| same(s)).copied()
+    }
+
+    /// An emptied bag gives its memory back.
+    fn shrink(&mut self) {
+        if self.table.is_empty() && self.slots.len() > 64 && self.replays.is_empty() {
+            self.table = HashTable::new();
+            self.slots = Vec::new();
+            self.free = Vec::new();
+        }
+    }
+
+    /// Whether an observer is to be told that the list in `slot` went: not if it was never told of it.
+    pub(crate) fn was_told(&self, observer: u64, slot: u32, handle: u64) -> bool {
+        self.replays
+            .iter()
+            .find(|r| r.observer == observer)
+            .is_none_or(|r| slot < r.cursor || handle >= r.since)
+    }
+
+    /// Begins to tell an observer of what is there; `since` is the first handle not given out yet.
+    pub(crate) fn begin_replay(&mut self, observer: u64, since: u64) {
+        self.replays.push(Replay { observer, cursor: 0, since });
+    }
+
+    /// Forgets an unfinished replay; what it told so far is still known to [`Bag::was_told`]'s caller.
+    pub(crate) fn end_replay(&mut self, observer: u64) {
+        self.replays.retain(|r| r.observer != observer);
+    }
+
+    /// Tells the observer of at most `slots_max` more slots, or until `tell` returns false. Returns whether
+    /// there may be more.
+    pub(crate) fn continue_replay(
+        &mut self,
+        reading: &Reading<'_>,
+        observer: u64,
+        slots_max: u32,
+        rescan: &mut Rescan,
+        tell: &mut dyn FnMut(u64, &Stored<D>, &Captures<'_>) -> bool,
+    ) -> bool {
+        let Some(replay) = self.replays.iter_mut().find(|r| r.observer == observer) else { return false };
+        let end = self.slots.len() as u32;
+        let stop = end.min(replay.cursor.saturating_add(slots_max));
+        while replay.cursor < stop {
+            let entry = &self.slots[replay.cursor as usize];
+            replay.cursor += 1;
+            if let Some(stored) = &entry.representative
+                && entry.handle < replay.since
+                && !tell(entry.handle, stored, &reading.captures_of(stored, rescan))
+            {
+                break;
+            }
+        }
+        if replay.cursor >= end {
+            self.end_replay(observer);
+            return false;
+        }
+        true
+    }
+
+    /// All lists alive, in slot order, with slot and handle.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u64, &Stored<D>)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(i, s)| s.representative.as_ref().map(|r| (i as u32, s.handle, r)))
+    }
+}
+
+/// A captures list as a stored value of its own.
+fn list_alone<D: Domain>(captures: &[&[u8]], hash: u32, from: &Stored<D>) -> Stored<D> {
+    let mut bytes = Vec::with_capacity(captures.iter().map(|c| c.len()).sum::<usize>() + 2);
+    bytes.push(tag::SEQUENCE);
+    captures.iter().for_each(|c| bytes.extend_from_slice(c));
+    bytes.push(tag::END);
+    Stored::new(&bytes, hash, true, from.header().extra.clone())
+}
+
+/// Spreads a 32-bit hash over the 64 bits that the table draws on at both ends.
+#[inline]
+pub(crate) fn spread(hash: u32) -> u64 {
+    (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

@@ -1,0 +1,181 @@
+//! What a new observer needs that is not there yet: made in small steps, while everybody else goes on.
+//!
+//! A new skeleton needs the stored values of its shape entered as its members: one pass over the store. A new
+//! group needs its bag filled: one pass over those members that have its constants. Both passes remember how
+//! far they came (a shard and a slot); turns that run meanwhile do the same to what they change: members are
+//! sets, so entering twice is harmless; a bag counts only what lies before its cursor.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use staunch_protocols::wire::sort_key;
+
+use crate::Captures;
+use crate::bag::{Bag, Reading};
+use crate::commit::{Index, SHARDS, Scratch};
+use crate::pattern::{Pattern, registers};
+use crate::store::{Members, Shard};
+use crate::trie::{Group, key_of};
+use crate::value::{Domain, Rescan, Stored};
+
+/// A new observer of a bag up to this size is told of it at once, in the total order of the captures; of a
+/// larger one piece by piece, in the order of the bag.
+pub(crate) const SORTED_MAX: usize = 512;
+
+/// Places of a shard that are looked at under one hold of its lock.
+const STEP: u32 = 128;
+
+/// A reserved place for one observer: to be advanced until it is ready, then handed over in an
+/// [`crate::Action::Assert`] or to [`crate::Writer::cancel`].
+pub struct Prepared<D: Domain> {
+    pub(crate) group: Arc<Group<D>>,
+    pub(crate) domain: u64,
+}
+
+impl<D: Domain> Index<D> {
+    /// Reserves a place for an observer with this pattern and handle domain. If the pattern's skeleton is new,
+    /// `admit` is asked who is charged for it, and may refuse. Takes the exclusive lock for a moment.
+    ///
+    /// # Errors
+    /// What `admit` refuses with.
+    pub fn prepare<R>(
+        &self,
+        pattern: &Pattern,
+        domain: u64,
+        admit: impl FnOnce() -> Result<D::Owner, R>,
+    ) -> Result<Prepared<D>, R> {
+        let group = self.write().trie().reserve(pattern, domain, admit)?;
+        Ok(Prepared { group, domain })
+    }
+
+    /// Works on what a place lacks: looks at about `budget` stored values. Returns whether it is ready. Holds no
+    /// lock for longer than a hundred values or so.
+    pub fn advance(&self, prepared: &Prepared<D>, budget: usize, scratch: &mut Scratch) -> bool {
+        let mut budget = budget as i64;
+        self.enter_members(&prepared.group, &mut budget, scratch)
+            && self.fill(&prepared.group, &mut budget, scratch)
+    }
+
+    fn enter_members(&self, group: &Group<D>, budget: &mut i64, scratch: &mut Scratch) -> bool {
+        let skeleton = &group.skeleton;
+        let mut building = skeleton.building.lock();
+        while let Some((number, slot)) = *building {
+            if *budget <= 0 {
+                return false;
+            }
+            let mut shard = self.shards[number as usize].lock();
+            let stop = shard.end().min(slot + STEP);
+            *budget -= (stop - slot.min(stop)) as i64 + 1;
+            for slot in slot..stop {
+                let Some(stored) = shard.get(slot).cloned() else { continue };
+                let value = scratch.rescan.view(stored.bytes());
+                let Some(registers) = registers(&skeleton.shape, value) else { continue };
+                let Some(key) = key_of(&skeleton.constants, value, &registers, &mut scratch.key) else {
+                    continue;
+                };
+                let key = self.hash(key);
+                let new = || Members::new(!skeleton.constants.is_empty());
+                shard.members.entry(skeleton.id).or_insert_with(new).insert(key, slot);
+            }
+            *building = next_place(number, stop, shard.end());
+        }
+        true
+    }
+
+    fn fill(&self, group: &Group<D>, budget: &mut i64, scratch: &mut Scratch) -> bool {
+        let key = self.hash(&group.key);
+        loop {
+            // The bag's lock comes after the shard's: look, lock the shard, look again.
+            let Some((number, _)) = group.bag.lock().filling else { return true };
+            if *budget <= 0 {
+                return false;
+            }
+            let shard = self.shards[number as usize].lock();
+            let mut bag = group.bag.lock();
+            if let Some((same, slot)) = bag.filling
+                && same == number
+            {
+                let next = self.fill_some(group, key, slot, &shard, &mut bag, budget, scratch);
+                bag.filling = match next {
+                    Some(slot) => Some((number, slot)),
+                    None => next_place(number, shard.end(), shard.end()),
+                };
+            }
+        }
+    }
+
+    /// Counts the next few members; the slot to go on from, if there are more in this shard.
+    #[allow(clippy::too_many_arguments)]
+    fn fill_some(
+        &self,
+        group: &Group<D>,
+        key: u32,
+        mut slot: u32,
+        shard: &MutexGuard<'_, Shard<D>>,
+        bag: &mut Bag<D>,
+        budget: &mut i64,
+        scratch: &mut Scratch,
+    ) -> Option<u32> {
+        *budget -= 1;
+        let members = shard.members.get(&group.skeleton.id)?;
+        for _ in 0..STEP {
+            let at = members.next(key, slot)?;
+            slot = at + 1;
+            *budget -= 1;
+            if let Some(stored) = shard.get(at) {
+                self.count(group, stored, bag, scratch);
+            }
+        }
+        Some(slot)
+    }
+
+    fn count(&self, group: &Group<D>, stored: &Stored<D>, bag: &mut Bag<D>, scratch: &mut Scratch) {
+        let Scratch { key, rescan, rescan_bag, .. } = scratch;
+        let value = rescan.view(stored.bytes());
+        let skeleton = &group.skeleton;
+        let Some(registers) = registers(&skeleton.shape, value) else { return };
+        // Members share only a hash of the constants.
+        if key_of(&skeleton.constants, value, &registers, key) != Some(&*group.key) {
+            return;
+        }
+        if let Some(captures) = group.captures(value, stored.bytes(), &registers) {
+            let hash = self.hash_captures(&captures);
+            bag.add(&group.reading(), &captures, hash, stored, rescan_bag, || self.next_handle());
+        }
+    }
+}
+
+fn next_place(shard: u32, stop: u32, end: u32) -> Option<(u32, u32)> {
+    if stop < end { Some((shard, stop)) } else { (shard as usize + 1 < SHARDS).then_some((shard + 1, 0)) }
+}
+
+/// Tells of everything in a small bag, in the total order of the captures lists.
+pub(crate) fn sorted<D: Domain>(
+    bag: &Bag<D>,
+    reading: &Reading<'_>,
+    scratch: &mut Scratch,
+    mut tell: impl FnMut(u64, &Captures<'_>, &Stored<D>),
+) {
+    let Scratch { rescan, rescan_bag, .. } = scratch;
+    let mut lists: Vec<(Vec<u8>, u64, &Stored<D>)> = bag
+        .iter()
+        .map(|(_, handle, from)| {
+            let captures = reading.captures_of(from, rescan_bag);
+            (order(&captures, rescan), handle, from)
+        })
+        .collect();
+    lists.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    for (_, handle, from) in lists {
+        tell(handle, &reading.captures_of(from, rescan_bag), from);
+    }
+}
+
+/// The sort key of a captures list.
+fn order(captures: &[&[u8]], rescan: &mut Rescan) -> Vec<u8> {
+    let mut key = Vec::new();
+    for part in captures {
+        sort_key(rescan.view(part), &mut key);
+    }
+    // A shorter list that is a prefix of a longer one does not occur: lists of one group have one length.
+    key
+}

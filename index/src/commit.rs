@@ -1,0 +1,491 @@
+//! Turns: what they lock, and how they take effect whole.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use crossbeam::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
+use crossbeam::utils::CachePadded;
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+use staunch_protocols::wire::View;
+
+use crate::bag::{Bag, Change};
+use crate::build::Prepared;
+use crate::store::{Members, Shard};
+use crate::trie::{Entry, Observer, Trie, Walk, key_of};
+use crate::value::{Domain, Endpoint, Rescan, Stored};
+use crate::{Captures, Sink};
+
+/// Shards of the store. A power of two.
+pub(crate) const SHARDS: usize = 32;
+
+/// Memory that turns reuse; one for each thread.
+#[derive(Default)]
+pub struct Scratch {
+    pub(crate) walk: Walk,
+    pub(crate) key: Vec<u8>,
+    pub(crate) rescan: Rescan,
+    pub(crate) rescan_bag: Rescan,
+}
+
+/// One thing a turn does.
+pub enum Action<'a, D: Domain> {
+    /// Places a value. Values for which [`crate::looks_like_observe`] holds need a [`Writer`].
+    Assert {
+        /// The value, canonical.
+        value: View<'a>,
+        /// What to store with it, if it is new.
+        extra: Option<Box<D::Extra>>,
+        /// For a well-formed Observe: its place in the trie and where its events go.
+        observe: Option<(Prepared<D>, D::Endpoint)>,
+    },
+    /// Ends one placement. The same need a [`Writer`].
+    Retract(Stored<D>),
+    /// Passes by.
+    Message(View<'a>),
+}
+
+/// The assertions and observers of one dataspace. See the crate's head.
+pub struct Index<D: Domain> {
+    pub(crate) trie: ShardedLock<State<D>>,
+    pub(crate) shards: Box<[CachePadded<Mutex<Shard<D>>>]>,
+    hasher: RandomState,
+    /// The next handle: unique among all indexes that share it, ascending. Relaxed suffices: each use is an
+    /// atomic increment or, under a bag's lock, a load that the lock orders after the increments made under it.
+    handles: Arc<AtomicU64>,
+}
+
+/// What the first lock guards.
+pub(crate) struct State<D: Domain> {
+    pub(crate) trie: Trie<D>,
+    /// By the address of the Observe that made it.
+    subscriptions: std::collections::HashMap<usize, Subscription<D>, RandomState>,
+    next_observer: u64,
+}
+
+struct Subscription<D: Domain> {
+    group: Arc<crate::Group<D>>,
+    observer: u64,
+}
+
+/// Shared access: ordinary turns.
+pub struct Reader<'i, D: Domain> {
+    index: &'i Index<D>,
+    state: ShardedLockReadGuard<'i, State<D>>,
+}
+
+/// Exclusive access: turns that subscribe or unsubscribe.
+pub struct Writer<'i, D: Domain> {
+    index: &'i Index<D>,
+    state: ShardedLockWriteGuard<'i, State<D>>,
+}
+
+/// What an action did to the store.
+struct Effect<D: Domain> {
+    stored: Option<Stored<D>>,
+    shard: u32,
+    slot: u32,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A value appeared.
+    Add,
+    /// A value went.
+    Remove,
+    /// Only a count changed.
+    Nothing,
+    Message,
+}
+
+/// A group that an action concerns.
+struct Op<'t, 'v, D: Domain> {
+    action: u32,
+    entry: &'t Entry<D>,
+    captures: Captures<'v>,
+}
+
+impl<D: Domain> Index<D> {
+    /// An empty one, which takes the handles it gives out from `handles`.
+    pub fn new(handles: Arc<AtomicU64>) -> Index<D> {
+        let state = State { trie: Trie::default(), subscriptions: Default::default(), next_observer: 1 };
+        let shards = (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect();
+        Index { trie: ShardedLock::new(state), shards, hasher: RandomState::default(), handles }
+    }
+
+    /// Shared access. Hold it for a bounded number of turns only.
+    #[inline]
+    pub fn read(&self) -> Reader<'_, D> {
+        // A turn that panicked is its caller's bug; the state under the lock is changed by steps that each
+        // leave it usable.
+        Reader { index: self, state: self.trie.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Exclusive access.
+    pub fn write(&self) -> Writer<'_, D> {
+        Writer { index: self, state: self.trie.write().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// How many distinct assertions are alive. Takes each shard's lock in turn.
+    pub fn assertions(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().len()).sum()
+    }
+
+    /// How many skeletons there are.
+    pub fn skeletons(&self) -> usize {
+        self.read().state.trie.skeletons()
+    }
+
+    /// How many observers there are.
+    pub fn observers(&self) -> usize {
+        self.read().state.subscriptions.len()
+    }
+
+    pub(crate) fn hash(&self, bytes: &[u8]) -> u32 {
+        fold(self.hasher.hash_one(bytes))
+    }
+
+    pub(crate) fn hash_captures(&self, captures: &[&[u8]]) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        captures.iter().for_each(|c| hasher.write(c));
+        fold(hasher.finish())
+    }
+
+    pub(crate) fn next_handle(&self) -> u64 {
+        self.handles.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn fold(hash: u64) -> u32 {
+    (hash ^ hash >> 32) as u32
+}
+
+fn shard_of(hash: u32) -> u32 {
+    hash >> (32 - SHARDS.trailing_zeros())
+}
+
+impl<D: Domain> Reader<'_, D> {
+    /// Routes a message. Takes no further lock, allocates nothing once `scratch` has grown.
+    #[inline]
+    pub fn message(
+        &self,
+        body: View<'_>,
+        scratch: &mut Scratch,
+        mut to: impl FnMut(&D::Endpoint, &Captures<'_>),
+    ) {
+        let Scratch { walk, key, .. } = scratch;
+        self.state.trie.walk(body, walk, |place, registers| {
+            let Some(key) = key_of(&place.skeleton.constants, body, registers, key) else { return };
+            let Some(entries) = place.buckets.get(key) else { return };
+            for entry in entries {
+                if let Some(captures) = entry.group.captures(body, body.all_bytes(), registers) {
+                    entry.observers.iter().for_each(|o| to(&o.endpoint, &captures));
+                }
+            }
+        });
+    }
+
+    /// Takes a turn through: all of it takes effect at once. Pushes what each `Assert` stored to `placed`, in
+    /// order.
+    ///
+    /// # Panics
+    /// In debug builds, if an action needs a [`Writer`].
+    pub fn commit(
+        &self,
+        actions: &mut [Action<'_, D>],
+        placed: &mut Vec<Stored<D>>,
+        scratch: &mut Scratch,
+        sink: &mut impl Sink<D>,
+    ) {
+        self.index.apply(&self.state.trie, actions, placed, scratch, sink);
+    }
+}
+
+impl<D: Domain> Writer<'_, D> {
+    /// The same for any turn.
+    pub fn commit(
+        &mut self,
+        actions: &mut [Action<'_, D>],
+        placed: &mut Vec<Stored<D>>,
+        scratch: &mut Scratch,
+        sink: &mut impl Sink<D>,
+    ) {
+        for action in actions.iter_mut() {
+            let observe = match action {
+                Action::Assert { observe, .. } => observe.take(),
+                _ => None,
+            };
+            let one = std::slice::from_mut(action);
+            let is_edge = self.index.apply(&self.state.trie, one, placed, scratch, &mut Unpublished(sink));
+            match (&*action, observe) {
+                (_, Some((prepared, endpoint))) => match placed.last() {
+                    Some(stored) if is_edge => {
+                        self.subscribe(stored.address(), prepared, endpoint, scratch, sink)
+                    }
+                    _ => self.cancel(prepared),
+                },
+                (Action::Retract(stored), None) if is_edge => {
+                    self.unsubscribe(stored.address(), scratch, sink)
+                }
+                _ => {}
+            }
+        }
+        sink.publish();
+    }
+
+    /// Gives up a place that was prepared and not used.
+    pub fn cancel(&mut self, prepared: Prepared<D>) {
+        let (_, gone) = self.state.trie.leave(&prepared.group, None, prepared.domain);
+        self.forget_members(gone);
+    }
+
+    pub(crate) fn trie(&mut self) -> &mut Trie<D> {
+        &mut self.state.trie
+    }
+
+    fn subscribe(
+        &mut self,
+        address: usize,
+        prepared: Prepared<D>,
+        endpoint: D::Endpoint,
+        scratch: &mut Scratch,
+        sink: &mut impl Sink<D>,
+    ) {
+        let observer = self.state.next_observer;
+        self.state.next_observer += 1;
+        let group = prepared.group;
+        self.state.subscriptions.insert(address, Subscription { group: group.clone(), observer });
+        let mut bag = group.bag.lock();
+        debug_assert!(bag.filling.is_none(), "the caller advances what it prepared to the end");
+        if bag.len() <= crate::build::SORTED_MAX {
+            crate::build::sorted(&bag, &group.reading(), scratch, |handle, captures, from| {
+                sink.assert(&endpoint, handle, captures, from);
+            });
+        } else {
+            bag.begin_replay(observer, self.index.handles.load(Ordering::Relaxed));
+            sink.replay(&endpoint, crate::Replay { group: group.clone(), observer });
+        }
+        drop(bag);
+        self.state.trie.join(&group, Observer { id: observer, endpoint });
+    }
+
+    fn unsubscribe(&mut self, address: usize, scratch: &mut Scratch, sink: &mut impl Sink<D>) {
+        let Some(Subscription { group, observer }) = self.state.subscriptions.remove(&address) else {
+            return;
+        };
+        let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), 0);
+        self.forget_members(skeleton);
+        let Some(gone) = gone else { return };
+        let mut bag = group.bag.lock();
+        if !gone.endpoint.is_gone() {
+            let reading = group.reading();
+            for (slot, handle, from) in bag.iter() {
+                if bag.was_told(observer, slot, handle) {
+                    let captures = reading.captures_of(from, &mut scratch.rescan_bag);
+                    sink.retract(&gone.endpoint, handle, &captures, from);
+                }
+            }
+        }
+        bag.end_replay(observer);
+    }
+
+    fn forget_members(&self, skeleton: Option<u32>) {
+        let Some(id) = skeleton else { return };
+        for shard in &self.index.shards {
+            let members = shard.lock().members.remove(&id);
+            drop(members);
+        }
+    }
+}
+
+/// Passes everything on but the end of the turn.
+struct Unpublished<'s, S>(&'s mut S);
+
+impl<D: Domain, S: Sink<D>> Sink<D> for Unpublished<'_, S> {
+    fn message(&mut self, to: &D::Endpoint, captures: &Captures<'_>) {
+        self.0.message(to, captures);
+    }
+    fn assert(&mut self, to: &D::Endpoint, handle: u64, captures: &Captures<'_>, from: &Stored<D>) {
+        self.0.assert(to, handle, captures, from);
+    }
+    fn retract(&mut self, to: &D::Endpoint, handle: u64, captures: &Captures<'_>, from: &Stored<D>) {
+        self.0.retract(to, handle, captures, from);
+    }
+    fn replay(&mut self, to: &D::Endpoint, replay: crate::Replay<D>) {
+        self.0.replay(to, replay);
+    }
+    fn publish(&mut self) {}
+}
+
+type Shards<'i, D> = SmallVec<[(u32, MutexGuard<'i, Shard<D>>); 2]>;
+
+impl<D: Domain> Index<D> {
+    /// Applies a turn. Returns whether its last action made a value appear or go.
+    fn apply(
+        &self,
+        trie: &Trie<D>,
+        actions: &mut [Action<'_, D>],
+        placed: &mut Vec<Stored<D>>,
+        scratch: &mut Scratch,
+        sink: &mut impl Sink<D>,
+    ) -> bool {
+        let hashes: SmallVec<[u32; 4]> = actions
+            .iter()
+            .map(|action| match action {
+                Action::Assert { value, .. } => self.hash(value.span()),
+                Action::Retract(stored) => stored.header().hash,
+                Action::Message(_) => 0,
+            })
+            .collect();
+        let mut shards = self.lock_shards(actions, &hashes);
+        let effects = change_store(actions, &hashes, &mut shards, placed);
+        let mut ops: SmallVec<[Op<'_, '_, D>; 4]> = SmallVec::new();
+        let Scratch { walk, key, rescan, rescan_bag } = scratch;
+        for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
+            let mut route = Route { index: self, trie, walk, key, effect, action: i as u32, ops: &mut ops };
+            match action {
+                _ if effect.kind == Kind::Nothing => {}
+                Action::Assert { value, .. } => route.walk(*value, value.all_bytes(), Some(&mut shards)),
+                Action::Message(body) => route.walk(*body, body.all_bytes(), None),
+                Action::Retract(stored) => {
+                    route.walk(rescan.view(stored.bytes()), stored.bytes(), Some(&mut shards));
+                }
+            }
+        }
+        self.tell(&effects, &ops, rescan_bag, sink);
+        effects.last().is_some_and(|e| matches!(e.kind, Kind::Add | Kind::Remove))
+    }
+
+    fn lock_shards(&self, actions: &[Action<'_, D>], hashes: &[u32]) -> Shards<'_, D> {
+        let mut wanted: SmallVec<[u32; 4]> = actions
+            .iter()
+            .zip(hashes)
+            .filter(|(action, _)| !matches!(action, Action::Message(_)))
+            .map(|(_, hash)| shard_of(*hash))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.into_iter().map(|s| (s, self.shards[s as usize].lock())).collect()
+    }
+
+    /// Changes the bags and tells the observers, in the order of the actions.
+    fn tell(
+        &self,
+        effects: &[Effect<D>],
+        ops: &[Op<'_, '_, D>],
+        rescan: &mut Rescan,
+        sink: &mut impl Sink<D>,
+    ) {
+        let mut wanted: SmallVec<[(u64, &Mutex<Bag<D>>); 4]> = ops
+            .iter()
+            .filter(|op| effects[op.action as usize].kind != Kind::Message)
+            .map(|op| (op.entry.group.id, &op.entry.group.bag))
+            .collect();
+        wanted.sort_unstable_by_key(|(id, _)| *id);
+        wanted.dedup_by_key(|(id, _)| *id);
+        let mut bags: SmallVec<[(u64, MutexGuard<'_, Bag<D>>); 4]> =
+            wanted.into_iter().map(|(id, bag)| (id, bag.lock())).collect();
+        for op in ops {
+            let effect = &effects[op.action as usize];
+            let observers = &op.entry.observers;
+            if effect.kind == Kind::Message {
+                observers.iter().for_each(|o| sink.message(&o.endpoint, &op.captures));
+                continue;
+            }
+            let Ok(at) = bags.binary_search_by_key(&op.entry.group.id, |(id, _)| *id) else { continue };
+            let bag = &mut *bags[at].1;
+            let Some(stored) = &effect.stored else { continue };
+            if !bag.counts(effect.shard, effect.slot) {
+                continue;
+            }
+            let reading = op.entry.group.reading();
+            let hash = self.hash_captures(&op.captures);
+            if effect.kind == Kind::Add {
+                let change = bag.add(&reading, &op.captures, hash, stored, rescan, || self.next_handle());
+                if let Change::Edge { handle, .. } = change {
+                    observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
+                }
+            } else if let Change::Edge { slot, handle } =
+                bag.remove(&reading, &op.captures, hash, stored, rescan)
+            {
+                for o in observers.iter().filter(|o| bag.was_told(o.id, slot, handle)) {
+                    sink.retract(&o.endpoint, handle, &op.captures, stored);
+                }
+            }
+        }
+        sink.publish();
+    }
+}
+
+/// Places and displaces what the turn asserts and retracts, in order.
+fn change_store<D: Domain>(
+    actions: &mut [Action<'_, D>],
+    hashes: &[u32],
+    shards: &mut Shards<'_, D>,
+    placed: &mut Vec<Stored<D>>,
+) -> SmallVec<[Effect<D>; 4]> {
+    let mut effects = SmallVec::new();
+    for (action, hash) in actions.iter_mut().zip(hashes) {
+        let shard = shard_of(*hash);
+        let found = shards.binary_search_by_key(&shard, |(s, _)| *s);
+        let effect = match (action, found) {
+            (Action::Assert { value, extra, .. }, Ok(at)) => {
+                let (stored, slot, is_first) = shards[at].1.place(value.span(), *hash, extra.take());
+                placed.push(stored.clone());
+                let kind = if is_first { Kind::Add } else { Kind::Nothing };
+                Effect { stored: Some(stored), shard, slot, kind }
+            }
+            (Action::Retract(stored), Ok(at)) => match shards[at].1.displace(stored) {
+                Some(slot) => Effect { stored: Some(stored.clone()), shard, slot, kind: Kind::Remove },
+                None => Effect { stored: None, shard, slot: 0, kind: Kind::Nothing },
+            },
+            _ => Effect { stored: None, shard, slot: 0, kind: Kind::Message },
+        };
+        effects.push(effect);
+    }
+    effects
+}
+
+/// One action on its way through the trie.
+struct Route<'r, 't, 'v, D: Domain> {
+    index: &'r Index<D>,
+    trie: &'t Trie<D>,
+    walk: &'r mut Walk,
+    key: &'r mut Vec<u8>,
+    effect: &'r Effect<D>,
+    action: u32,
+    ops: &'r mut SmallVec<[Op<'t, 'v, D>; 4]>,
+}
+
+impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
+    /// Notes which groups `value` (within `bytes`) concerns, and enters it with or removes it from the members
+    /// of each skeleton.
+    fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shards: Option<&mut Shards<'_, D>>) {
+        let Route { index, effect, action, ops, key, .. } = self;
+        self.trie.walk(value, self.walk, |place, registers| {
+            let skeleton = &place.skeleton;
+            let Some(constants) = key_of(&skeleton.constants, value, registers, key) else { return };
+            if let Some(shards) = &mut shards
+                && let Ok(at) = shards.binary_search_by_key(&effect.shard, |(s, _)| *s)
+            {
+                let members = &mut shards[at].1.members;
+                let key_hash = index.hash(constants);
+                if effect.kind == Kind::Add {
+                    let new = || Members::new(!skeleton.constants.is_empty());
+                    members.entry(skeleton.id).or_insert_with(new).insert(key_hash, effect.slot);
+                } else if let Some(members) = members.get_mut(&skeleton.id) {
+                    members.remove(key_hash, effect.slot);
+                }
+            }
+            let Some(entries) = place.buckets.get(constants) else { return };
+            for entry in entries {
+                if let Some(captures) = entry.group.captures(value, bytes, registers) {
+                    ops.push(Op { action: *action, entry, captures });
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,230 @@
+//! Patterns, compiled: what shape a value must have, which constants, and what is captured from it.
+//!
+//! A pattern is a tree; compiled it is flat. Its groups, in pre-order, become *registers*: register `i` holds
+//! the part of the value that the `i`-th group matched. Every other position in the pattern is a [`Loc`]: the
+//! root, or a child of a register. So matching needs no recursion, and two patterns with equal shapes share
+//! the work.
+
+use smallvec::SmallVec;
+use staunch_protocols::wire::{View, sort_key, tag};
+
+/// A step from a compound into it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Step {
+    /// Element of a sequence or field of a record.
+    Index(u32),
+    /// Value under this key (canonical bytes) of a dictionary.
+    Key(Box<[u8]>),
+}
+
+/// A position in a value, relative to the registers of a shape.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Loc {
+    /// The value itself.
+    Root,
+    /// One step into what a register holds.
+    Child {
+        /// Which register.
+        register: u16,
+        /// The step.
+        step: Step,
+    },
+}
+
+/// What kind of compound a group matches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// A record with this label (canonical bytes).
+    Rec(Box<[u8]>),
+    /// A sequence.
+    Arr,
+    /// A dictionary.
+    Dict,
+}
+
+impl Class {
+    fn admits(&self, value: View<'_>) -> bool {
+        match self {
+            Class::Rec(label) => value.label().is_some_and(|l| l.span() == &**label),
+            Class::Arr => value.tag() == tag::SEQUENCE,
+            Class::Dict => value.tag() == tag::DICTIONARY,
+        }
+    }
+}
+
+/// The groups of a pattern in pre-order: where each stands and what it matches.
+pub type Shape = Vec<(Loc, Class)>;
+
+/// Tokens of the parts of a value that the groups of a shape matched.
+pub type Registers = SmallVec<[u32; 8]>;
+
+/// A compiled pattern.
+///
+/// **Invariant:** each `Loc` refers to registers that precede it in `shape`; `constants` are sorted by `Loc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    /// The groups.
+    pub shape: Shape,
+    /// Positions that must hold exactly these bytes.
+    pub constants: Vec<(Loc, Box<[u8]>)>,
+    /// What is captured, in order.
+    pub captures: Vec<Loc>,
+    /// Positions that must exist, whatever they hold, beyond constants, captures and groups.
+    pub required: Vec<Loc>,
+    /// Whether it is well-formed but asks for something no value has, such as field `-1`.
+    pub is_impossible: bool,
+}
+
+/// Finds the part of `value` at `loc`. Cost: the elements before it.
+#[inline]
+pub fn resolve<'a>(loc: &Loc, value: View<'a>, registers: &[u32]) -> Option<View<'a>> {
+    match loc {
+        Loc::Root => Some(value),
+        Loc::Child { register, step } => {
+            let within = value.at(registers[*register as usize]);
+            match step {
+                Step::Index(i) => within.index(*i),
+                Step::Key(key) => within.get(key),
+            }
+        }
+    }
+}
+
+/// Matches the groups of a shape against `value`. Cost: the elements before each group.
+pub fn registers(shape: &Shape, value: View<'_>) -> Option<Registers> {
+    let mut found = Registers::new();
+    for (loc, class) in shape {
+        let part = resolve(loc, value, &found)?;
+        if !class.admits(part) {
+            return None;
+        }
+        found.push(part.token());
+    }
+    Some(found)
+}
+
+/// A part of a pattern that waits to be compiled.
+struct Pending<'a> {
+    pattern: View<'a>,
+    loc: Loc,
+}
+
+impl Pattern {
+    /// Compiles a pattern from its canonical form. `None` if it is not one: an Observe with it is an ordinary
+    /// value. Iterative; costs one pass, and a sort of each dictionary group's keys.
+    pub fn compile(pattern: View<'_>) -> Option<Pattern> {
+        let mut compiled = Pattern {
+            shape: Vec::new(),
+            constants: Vec::new(),
+            captures: Vec::new(),
+            required: Vec::new(),
+            is_impossible: false,
+        };
+        // Parts still to do, the next one last, so that they come in pre-order.
+        let mut pending = vec![Pending { pattern, loc: Loc::Root }];
+        while let Some(next) = pending.pop() {
+            compiled.add(next, &mut pending)?;
+        }
+        compiled.constants.sort();
+        Some(compiled)
+    }
+
+    fn add<'a>(
+        &mut self,
+        Pending { mut pattern, loc }: Pending<'a>,
+        pending: &mut Vec<Pending<'a>>,
+    ) -> Option<()> {
+        let mut is_captured = false;
+        loop {
+            let label = pattern.label()?;
+            let mut fields = pattern.fields();
+            match label.as_symbol()? {
+                "bind" => {
+                    self.captures.push(loc.clone());
+                    is_captured = true;
+                    pattern = fields.next()?;
+                }
+                "_" => {
+                    if !is_captured && loc != Loc::Root {
+                        self.required.push(loc);
+                    }
+                    return Some(());
+                }
+                "lit" => {
+                    let constant = fields.next()?;
+                    if matches!(constant.tag(), tag::RECORD..=tag::DICTIONARY) {
+                        return None;
+                    }
+                    self.constants.push((loc, constant.span().into()));
+                    return Some(());
+                }
+                "group" => {
+                    let (class, entries) = (fields.next()?, fields.next()?);
+                    return self.add_group(class, entries, loc, pending);
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    fn add_group<'a>(
+        &mut self,
+        class: View<'a>,
+        entries: View<'a>,
+        loc: Loc,
+        pending: &mut Vec<Pending<'a>>,
+    ) -> Option<()> {
+        let class = match class.label()?.as_symbol()? {
+            "rec" => Class::Rec(class.fields().next()?.span().into()),
+            "arr" => Class::Arr,
+            "dict" => Class::Dict,
+            _ => return None,
+        };
+        if entries.tag() != tag::DICTIONARY {
+            return None;
+        }
+        let register = u16::try_from(self.shape.len()).ok()?;
+        let mut steps = Vec::new();
+        let mut children = entries.children();
+        while let (Some(key), Some(part)) = (children.next(), children.next()) {
+            steps.push((self.step(&class, key), part));
+        }
+        if class == Class::Dict {
+            steps.sort_by_cached_key(|(step, _)| step.1.clone());
+        }
+        // Keys of records and sequences that can match are non-negative integers, whose canonical order is
+        // numeric order already.
+        for ((step, _), part) in steps.into_iter().rev() {
+            pending.push(Pending { pattern: part, loc: Loc::Child { register, step } });
+        }
+        self.shape.push((loc, class));
+        Some(())
+    }
+
+    /// The step that a group's key stands for, with what it sorts by.
+    fn step(&mut self, class: &Class, key: View<'_>) -> (Step, Vec<u8>) {
+        if *class == Class::Dict {
+            let mut order = Vec::new();
+            sort_key(key, &mut order);
+            return (Step::Key(key.span().into()), order);
+        }
+        match key.as_i64().and_then(|i| u32::try_from(i).ok()) {
+            Some(i) => (Step::Index(i), Vec::new()),
+            None => {
+                self.is_impossible = true;
+                (Step::Index(u32::MAX), Vec::new())
+            }
+        }
+    }
+
+    /// The pattern and the observer of an `<Observe pattern #:observer>`; `None` for any other value.
+    pub fn of_observe(value: View<'_>) -> Option<(Pattern, View<'_>)> {
+        if !value.label()?.is_symbol("Observe") {
+            return None;
+        }
+        let mut fields = value.fields();
+        let (pattern, observer) = (fields.next()?, fields.next()?);
+        observer.embedded()?;
+        Some((Pattern::compile(pattern)?, observer))
+    }
+}

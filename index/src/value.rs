@@ -1,0 +1,135 @@
+//! Stored values and what callers plug into the index.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use staunch_protocols::wire::{Limits, Scanner, View};
+use triomphe::ThinArc;
+
+/// The types that the index carries for its caller without looking at them.
+pub trait Domain: Sized + 'static {
+    /// Where an observer's events go.
+    type Endpoint: Endpoint;
+    /// What must live as long as a stored value, such as the capabilities it holds.
+    type Extra: Clone + Send + Sync + 'static;
+    /// What lives as long as a skeleton: whoever is charged for it.
+    type Owner: Send + Sync + 'static;
+}
+
+/// Where an observer's events go.
+pub trait Endpoint: Clone + Send + Sync + 'static {
+    /// Observers in one handle domain (a session, say) must get different handles for the same assertion.
+    fn handle_domain(&self) -> u64;
+    /// Whether nobody will ever read what is sent there.
+    fn is_gone(&self) -> bool;
+}
+
+/// What stands before a stored value's bytes.
+pub struct Header<D: Domain> {
+    /// How many placements of the value are alive. Written under its shard's lock.
+    count: AtomicU32,
+    /// Hash of the bytes.
+    pub(crate) hash: u32,
+    /// Whether the bytes are only a captures list that outlived its value.
+    pub(crate) is_captures: bool,
+    /// The caller's own.
+    pub(crate) extra: Option<Box<D::Extra>>,
+}
+
+/// A stored value: canonical bytes behind a thin pointer, 32 bytes of overhead, shared by whoever needs it.
+pub struct Stored<D: Domain>(ThinArc<Header<D>, u8>);
+
+impl<D: Domain> Clone for Stored<D> {
+    fn clone(&self) -> Self {
+        Stored(self.0.clone())
+    }
+}
+
+impl<D: Domain> std::fmt::Debug for Stored<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stored({:02x?})", self.bytes())
+    }
+}
+
+impl<D: Domain> Stored<D> {
+    pub(crate) fn new(bytes: &[u8], hash: u32, is_captures: bool, extra: Option<Box<D::Extra>>) -> Stored<D> {
+        let header = Header { count: AtomicU32::new(0), hash, is_captures, extra };
+        Stored(ThinArc::from_header_and_slice(header, bytes))
+    }
+
+    /// The value.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.slice
+    }
+
+    /// What the caller stored with it.
+    pub fn extra(&self) -> Option<&D::Extra> {
+        self.header().extra.as_deref()
+    }
+
+    pub(crate) fn header(&self) -> &Header<D> {
+        &self.0.header.header
+    }
+
+    /// Whether it looks like an Observe, so that placing or displacing it may need [`crate::Index::write`].
+    pub fn may_observe(&self) -> bool {
+        looks_like_observe(self.bytes())
+    }
+
+    /// Whether both are the same placement-counted object.
+    pub fn is_same(&self, other: &Stored<D>) -> bool {
+        self.address() == other.address()
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.0.slice.as_ptr() as usize
+    }
+
+    /// One more placement; true if it is the first. The caller holds the shard's lock.
+    pub(crate) fn place(&self) -> bool {
+        let count = &self.header().count;
+        // Relaxed, load and store: the shard's lock orders all accesses.
+        let before = count.load(Ordering::Relaxed);
+        count.store(before + 1, Ordering::Relaxed);
+        before == 0
+    }
+
+    /// One placement fewer; true if it was the last. The caller holds the shard's lock.
+    pub(crate) fn displace(&self) -> bool {
+        let count = &self.header().count;
+        // Relaxed, load and store: the shard's lock orders all accesses.
+        let after = count.load(Ordering::Relaxed) - 1;
+        count.store(after, Ordering::Relaxed);
+        after == 0
+    }
+}
+
+/// Whether canonical bytes begin like an `<Observe ...>`.
+#[inline]
+pub fn looks_like_observe(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\xb4\xb3\x07Observe")
+}
+
+/// Scans values that the index itself stored, which were checked when they came in.
+pub(crate) struct Rescan(Scanner);
+
+impl Default for Rescan {
+    fn default() -> Rescan {
+        let limits = Limits {
+            packet_bytes_max: u32::MAX,
+            depth_max: u16::MAX,
+            tokens_max: u32::MAX,
+            integer_bytes_max: u32::MAX,
+        };
+        Rescan(Scanner::new(limits))
+    }
+}
+
+impl Rescan {
+    /// The stored value as a view.
+    pub(crate) fn view<'a>(&'a mut self, bytes: &'a [u8]) -> View<'a> {
+        self.0.reset();
+        let scanned = self.0.scan(bytes);
+        debug_assert!(scanned.is_ok(), "stored values are well-formed");
+        self.0.view(bytes)
+    }
+}
