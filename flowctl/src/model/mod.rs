@@ -1,0 +1,1 @@
+//! The models: run by `ci/loom.sh`, see there.
