@@ -18,10 +18,16 @@ pub(crate) enum Fault {
     ParkRelaxed,
     /// Repaying does not release what the repayer did before.
     RepayRelaxed,
+    /// Repaying looks for a waiter before it repays, not in what repaying returned.
+    RepayLooksFirst,
     /// Repaying does not acquire a new limit before comparing with it.
     RepayWithoutAcquire,
     /// A new limit looks for a waiter by a plain load.
     LimitByLoad,
+    /// A new limit is not released to whoever parks or repays next.
+    LimitWithoutRelease,
+    /// A new limit does not acquire what another one changed just before.
+    LimitWithoutAcquire,
     /// Retiring sets its flag by a load and a store.
     RetireByLoadStore,
     /// Retiring sets its flag first and hands over the debt afterwards.
@@ -58,9 +64,9 @@ impl Faults {
         }
     }
 
-    /// `ordering`, or `Relaxed` where `fault` asks for it.
+    /// `ordering`, or `weaker` where `fault` asks for it.
     #[inline(always)]
-    pub(crate) fn weaken(self, fault: Fault, ordering: Ordering) -> Ordering {
-        if self.has(fault) { Ordering::Relaxed } else { ordering }
+    pub(crate) fn weaken(self, fault: Fault, ordering: Ordering, weaker: Ordering) -> Ordering {
+        if self.has(fault) { weaker } else { ordering }
     }
 }

@@ -61,6 +61,9 @@ const FLAGS: u64 = WAITING | ORPHANED;
 /// Where the debt begins.
 const DEBT_SHIFT: u32 = 2;
 
+/// Whether repaying more than is owed panics; else the debt goes below zero, for the audit to find.
+const IS_UNDERFLOW_FATAL: bool = cfg!(any(debug_assertions, flowctl_loom));
+
 /// How `resume_below: None` is stored: being above every limit, it means the limit.
 const RESUME_AT_LIMIT: u64 = u64::MAX;
 
@@ -206,14 +209,13 @@ impl Gate {
     pub(crate) fn repay(&self, cost: u64) -> Word {
         // Release: pairs with the Acquire loads in word() and with the Acquire in park(), publishes
         // whatever the repayer did before: who sees the credit sees the work done.
-        let release = self.faults.weaken(Fault::RepayRelaxed, Ordering::Release);
+        let seen_first = self.faults.has(Fault::RepayLooksFirst).then(|| self.word());
+        let release = self.faults.weaken(Fault::RepayRelaxed, Ordering::Release, Ordering::Relaxed);
         let before = Word(self.word.fetch_sub(cost << DEBT_SHIFT, release));
-        debug_assert!(
-            before.debt() >= cost || std::thread::panicking(),
-            "repaying {cost} of a debt of {}",
-            before.debt_signed()
-        );
-        if before.0 & FLAGS != 0 {
+        if IS_UNDERFLOW_FATAL && before.debt() < cost && !std::thread::panicking() {
+            panic!("repaying {cost} of a debt of {}", before.debt_signed());
+        }
+        if seen_first.unwrap_or(before).0 & FLAGS != 0 {
             self.repaid_flagged(before.less(cost));
         }
         before
@@ -281,7 +283,7 @@ impl Gate {
         }
         // Acquire: pairs with the Release in set_limits(), so that either it sees WAITING or we see its
         // limit; and with the Release in repay(), since we may be about to answer "go on".
-        let acquire = self.faults.weaken(Fault::ParkRelaxed, Ordering::Acquire);
+        let acquire = self.faults.weaken(Fault::ParkRelaxed, Ordering::Acquire, Ordering::Relaxed);
         Word(self.word.fetch_or(WAITING, acquire))
     }
 
@@ -335,7 +337,10 @@ impl Gate {
             // later in the word's order sees the new limit, and we see what whichever comes earlier did.
             // Acquire: pairs with the Release of another set_limits(), so that the later of the two
             // compares with both changes.
-            Word(self.word.fetch_or(0, Ordering::AcqRel))
+            let both = Ordering::AcqRel;
+            let both = self.faults.weaken(Fault::LimitWithoutRelease, both, Ordering::Acquire);
+            let both = self.faults.weaken(Fault::LimitWithoutAcquire, both, Ordering::Release);
+            Word(self.word.fetch_or(0, both))
         };
         if word.is_waiting() && word.debt() <= self.resume_level() {
             self.wake();

@@ -17,7 +17,7 @@
 //!
 //! A loan is a value: a [`LoanedItem`] carries its debt wherever it goes and repays it when it is dropped, also by
 //! a panic. In an outbox, where an item per event would cost too much, the debts are
-//! [`DebtRuns`](runs::DebtRuns): "the first 800 bytes here are charged to this account, at 1,000 units".
+//! [`DebtRuns`]: "the first 800 bytes here are charged to this account, at 1,000 units".
 //!
 //! Debt outlives its connection. Each account belongs to a [`Principal`], the one who answers for it; when a source is
 //! gone its account is [retired](Account::retire), and what it owes becomes the principal's *orphaned* debt. While
@@ -74,7 +74,7 @@
 //! | `gate` | the word of debt and flags, limits, parking and waking: all of the lock-free protocol |
 //! | `account`, `principal` | a gate each, with a name and what follows from being one |
 //! | `loan` | [`Loan`] and [`LoanedItem`] |
-//! | [`runs`] | [`DebtRuns`](runs::DebtRuns), the debts in an outbox |
+//! | [`runs`] | [`DebtRuns`], the debts in an outbox |
 //! | `policy` | limits and their bounds |
 //! | `ledger` | the lists of accounts and principals, snapshots, the audit |
 //! | `sync`, `fault`, `model` | std's or loom's types; deliberate faults; the models |
