@@ -113,7 +113,10 @@ model! {
 }
 
 /// Who is told to go on sees what was done before repaying.
-#[expect(clippy::arc_with_non_send_sync, reason = "loom's cell is shared between loom's threads, and checked")]
+#[expect(
+    clippy::arc_with_non_send_sync,
+    reason = "loom's cell is shared between loom's threads, and checked"
+)]
 fn credit_publishes_work(faults: Faults) {
     let gate = gate(Limits::new(0), 1, faults);
     let work = Arc::new(UnsafeCell::new(0));
