@@ -1,1 +1,3 @@
 //! A message broker for Linux that speaks the Syndicate protocol.
+
+pub mod schedule;

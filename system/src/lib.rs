@@ -1,1 +1,19 @@
 //! What touches the operating system and knows nothing of dataspaces.
+//!
+//! # Layout
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`poll`] | one epoll set that many threads may wait on, and the eventfd that wakes them |
+//! | [`net`] | non-blocking TCP and Unix listeners and streams, and who is at the other end |
+//! | [`limits`] | the process's resource limits |
+//! | [`process`] | what the process itself uses: memory, processor time, threads, descriptors |
+//!
+//! Nothing here blocks unless its name says so, nothing logs, and every descriptor is opened with close-on-exec.
+//! Errors are the kernel's own ([`std::io::Error`]); where a path or an address explains one, it is named in it.
+#![forbid(unsafe_code)]
+
+pub mod limits;
+pub mod net;
+pub mod poll;
+pub mod process;
