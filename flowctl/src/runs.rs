@@ -62,6 +62,19 @@ impl DebtRuns {
         }
     }
 
+    /// As [`DebtRuns::push`], for bytes that were put before all others.
+    pub fn push_front(&mut self, account: &Arc<Account>, bytes: u64, cost: u64) {
+        self.total_bytes += bytes;
+        self.total_cost += cost;
+        match self.runs.front_mut() {
+            Some(first) if Arc::ptr_eq(&first.account, account) => {
+                first.bytes += bytes;
+                first.cost += cost;
+            }
+            _ => self.runs.push_front(Run { account: Arc::clone(account), bytes, cost }),
+        }
+    }
+
     /// Takes over a loan that `bytes` were appended for.
     pub fn push_loan(&mut self, loan: Loan, bytes: u64) {
         let (account, cost) = loan.into_debt();
