@@ -43,6 +43,8 @@ pub enum Action<'a, D: Domain> {
     },
     /// Ends one placement. The same need a [`Writer`].
     Retract(Stored<D>),
+    /// Ends the placement made by the action with this number in the same turn.
+    RetractSame(usize),
     /// Passes by.
     Message(View<'a>),
 }
@@ -213,13 +215,23 @@ impl<D: Domain> Writer<'_, D> {
         scratch: &mut Scratch,
         sink: &mut impl Sink<D>,
     ) {
+        let mut made: Vec<Option<Stored<D>>> = Vec::with_capacity(actions.len());
         for action in actions.iter_mut() {
+            if let Action::RetractSame(of) = action
+                && let Some(Some(stored)) = made.get(*of)
+            {
+                *action = Action::Retract(stored.clone());
+            }
             let observe = match action {
                 Action::Assert { observe, .. } => observe.take(),
                 _ => None,
             };
             let one = std::slice::from_mut(action);
             let is_edge = self.index.apply(&self.state.trie, one, placed, scratch, &mut Unpublished(sink));
+            made.push(match action {
+                Action::Assert { .. } => placed.last().cloned(),
+                _ => None,
+            });
             match (&*action, observe) {
                 (_, Some((prepared, endpoint))) => match placed.last() {
                     Some(stored) if is_edge => {
@@ -332,14 +344,15 @@ impl<D: Domain> Index<D> {
         scratch: &mut Scratch,
         sink: &mut impl Sink<D>,
     ) -> bool {
-        let hashes: SmallVec<[u32; 4]> = actions
-            .iter()
-            .map(|action| match action {
+        let mut hashes: SmallVec<[u32; 4]> = SmallVec::new();
+        for action in actions.iter() {
+            hashes.push(match action {
                 Action::Assert { value, .. } => self.hash(value.span()),
                 Action::Retract(stored) => stored.header().hash,
+                Action::RetractSame(of) => hashes.get(*of).copied().unwrap_or(0),
                 Action::Message(_) => 0,
-            })
-            .collect();
+            });
+        }
         let mut shards = self.lock_shards(actions, &hashes);
         let effects = change_store(actions, &hashes, &mut shards, placed);
         let mut ops: SmallVec<[Op<'_, '_, D>; 4]> = SmallVec::new();
@@ -350,6 +363,7 @@ impl<D: Domain> Index<D> {
                 _ if effect.kind == Kind::Nothing => {}
                 Action::Assert { value, .. } => route.walk(*value, value.all_bytes(), Some(&mut shards)),
                 Action::Message(body) => route.walk(*body, body.all_bytes(), None),
+                Action::RetractSame(_) => {}
                 Action::Retract(stored) => {
                     route.walk(rescan.view(stored.bytes()), stored.bytes(), Some(&mut shards));
                 }
@@ -427,8 +441,13 @@ fn change_store<D: Domain>(
     shards: &mut Shards<'_, D>,
     placed: &mut Vec<Stored<D>>,
 ) -> SmallVec<[Effect<D>; 4]> {
-    let mut effects = SmallVec::new();
+    let mut effects: SmallVec<[Effect<D>; 4]> = SmallVec::new();
     for (action, hash) in actions.iter_mut().zip(hashes) {
+        if let Action::RetractSame(of) = action
+            && let Some(stored) = effects.get(*of).and_then(|e| e.stored.clone())
+        {
+            *action = Action::Retract(stored);
+        }
         let shard = shard_of(*hash);
         let found = shards.binary_search_by_key(&shard, |(s, _)| *s);
         let effect = match (action, found) {
