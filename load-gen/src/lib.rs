@@ -1,1 +1,33 @@
 //! Load generator and checker for Syndicate brokers.
+//!
+//! # Layout
+//!
+//! - [`cli`]: the command line; [`settings`]: what all scenarios share; [`scenario`]: one module for each kind.
+//! - [`client`]: a session while it is set up, blocking. [`drive`]: sessions under load, one thread and one epoll
+//!   set, never blocking. [`flow`]: producers and consumers joined into a measured run.
+//! - [`source`]: what producers write, templates encoded once and stamped in place; [`pace`]: fixed rates;
+//!   [`payload`]: the stamp.
+//! - [`sink`]: what consumers do with it; [`check`]: loss, duplication, reordering; [`record`]: latencies.
+//! - [`wire`]: the bytes of Syndicate, [`nats`]: those of NATS.
+//! - [`usage`]: processor and memory of a process; [`report`]: medians, table, JSON; [`screen`]: the progress line.
+//!
+//! The load must cost less than what it measures. Hence no value is built for a message: producers overwrite
+//! sixteen bytes in a ready packet, consumers compare what surrounds a payload with what surrounded the last one.
+
+pub mod check;
+pub mod cli;
+pub mod client;
+pub mod drive;
+pub mod flow;
+pub mod nats;
+pub mod pace;
+pub mod payload;
+pub mod record;
+pub mod report;
+pub mod scenario;
+pub mod screen;
+pub mod settings;
+pub mod sink;
+pub mod source;
+pub mod usage;
+pub mod wire;

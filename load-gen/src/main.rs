@@ -1,2 +1,22 @@
 //! The `staunch-load` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use staunch_load::cli::Cli;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(report) => {
+            print!("{}", report.table());
+            if report.faults().total() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("staunch-load: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! A session with a broker while it is being set up: blocking, one step after the other.
+//!
+//! Once its observers are in place a client is turned into a [`crate::drive::Port`], which never blocks.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::wire::TRUE;
+use crate::wire::decode::{Event, Malformed, elements, label, unsigned};
+use crate::wire::encode::{self, Pattern};
+use crate::wire::stream::{Decoder, Handler};
+use crate::wire::{EMBEDDED, SEQUENCE};
+
+/// The oid under which a client exports what answers to `resolve` and Sync go to.
+pub const ANSWER_OID: u64 = 0;
+
+/// Longest wait for one answer during set-up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a broker listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP socket.
+    Tcp(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(addr) => write!(f, "tcp:{addr}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How a client makes sure that what it asserted has been taken notice of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// It sends a Sync to the dataspace and waits for the answer.
+    Sync,
+    /// It waits this long; for peers that do not implement Sync.
+    Pause(Duration),
+}
+
+/// Why a run could not be carried through. All are operating errors; faults in what was delivered are counted
+/// in [`crate::check::Faults`] instead.
+#[derive(Debug)]
+pub enum Error {
+    /// The operating system refused something; what was being done, and why.
+    Io(String, io::Error),
+    /// The broker sent something that is not the protocol.
+    Malformed(Malformed),
+    /// The broker sent an Error packet: its text.
+    PeerFailed(String),
+    /// The broker refused the reference: its answer.
+    Refused(String),
+    /// The broker closed the session.
+    Closed,
+    /// The scenario cannot be run like this, and why.
+    Usage(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io(doing, e) => write!(f, "{doing}: {e}"),
+            Error::Malformed(m) => write!(f, "the broker sent {m}"),
+            Error::PeerFailed(text) => write!(f, "the broker reported an error: {text}"),
+            Error::Refused(answer) => write!(f, "the broker refused the reference: {answer}"),
+            Error::Closed => write!(f, "the broker closed the session"),
+            Error::Usage(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Malformed> for Error {
+    fn from(m: Malformed) -> Self {
+        Error::Malformed(m)
+    }
+}
+
+/// Turns an error of the system into [`Error::Io`], saying what was being done.
+pub(crate) fn doing<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> Error {
+    let what = what.to_owned();
+    move |e| Error::Io(what, e.into())
+}
+
+/// Connects a blocking stream socket, without delaying small writes.
+pub fn connect(address: &Address) -> Result<OwnedFd, Error> {
+    let fd: OwnedFd = match address {
+        Address::Tcp(addr) => {
+            let stream = TcpStream::connect(addr).map_err(doing(&format!("connecting to {address}")))?;
+            stream.set_nodelay(true).map_err(doing("TCP_NODELAY"))?;
+            stream.into()
+        }
+        Address::Unix(path) => {
+            UnixStream::connect(path).map_err(doing(&format!("connecting to {address}")))?.into()
+        }
+    };
+    set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_TIMEOUT)).map_err(doing("SO_RCVTIMEO"))?;
+    Ok(fd)
+}
+
+/// Writes all of `bytes` to a blocking socket.
+pub fn send_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Error> {
+    while !bytes.is_empty() {
+        match rustix::net::send(fd, bytes, SendFlags::NOSIGNAL) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(doing("writing to the broker")(e)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads what is there into `buf`, waiting for at least one byte.
+pub fn receive(fd: &OwnedFd, buf: &mut [u8]) -> Result<usize, Error> {
+    loop {
+        match rustix::net::recv(fd, &mut *buf, RecvFlags::empty()) {
+            Ok((_, 0)) => return Err(Error::Closed),
+            Ok((_, n)) => return Ok(n),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(doing("reading from the broker")(e)),
+        }
+    }
+}
+
+/// A session being set up.
+#[derive(Debug)]
+pub struct Client {
+    fd: OwnedFd,
+    decoder: Decoder,
+    kept: Vec<u8>,
+    dataspace: u64,
+    next_handle: u64,
+    barrier: Barrier,
+}
+
+impl Client {
+    /// Connects and says nothing.
+    pub fn connect(address: &Address, barrier: Barrier) -> Result<Client, Error> {
+        let fd = connect(address)?;
+        Ok(Client { fd, decoder: Decoder::default(), kept: vec![], dataspace: 0, next_handle: 1, barrier })
+    }
+
+    /// Connects and resolves the well-known reference to its dataspace. One round trip.
+    pub fn open(address: &Address, barrier: Barrier) -> Result<Client, Error> {
+        let mut client = Client::connect(address, barrier)?;
+        client.resolve()?;
+        Ok(client)
+    }
+
+    /// Resolves the well-known reference. One round trip.
+    pub fn resolve(&mut self) -> Result<(), Error> {
+        let handle = self.handle();
+        let mut packet = vec![];
+        encode::turn(&mut packet, |out| {
+            encode::assert(out, 0, handle, |out| encode::resolve(out, ANSWER_OID));
+        });
+        self.send(&packet)?;
+        let mut answer = None;
+        self.wait(|oid, event| {
+            if let (ANSWER_OID, Event::Assert { value, .. }) = (oid, event) {
+                answer = Some(value.to_vec());
+            }
+            answer.is_some()
+        })?;
+        let answer = answer.expect("wait returns only then");
+        self.dataspace = resolved(&answer).ok_or_else(|| Error::Refused(describe(&answer)))?;
+        Ok(())
+    }
+
+    /// The oid by which this session calls the dataspace.
+    pub fn dataspace(&self) -> u64 {
+        self.dataspace
+    }
+
+    /// A handle not used before in this session.
+    pub fn handle(&mut self) -> u64 {
+        self.next_handle += 1;
+        self.next_handle - 1
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        send_all(&self.fd, bytes)
+    }
+
+    /// Appends an Observe for `pattern` to `out`, as one event; matches will be sent to `observer`.
+    pub fn observe_into(&mut self, out: &mut Vec<u8>, pattern: &Pattern, observer: u64) {
+        let handle = self.handle();
+        encode::assert(out, self.dataspace, handle, |out| encode::observe(out, pattern, observer));
+    }
+
+    /// Asserts one Observe. Does not wait.
+    pub fn observe(&mut self, pattern: &Pattern, observer: u64) -> Result<(), Error> {
+        let mut packet = vec![];
+        encode::turn(&mut packet, |out| self.observe_into(out, pattern, observer));
+        self.send(&packet)
+    }
+
+    /// Waits until the dataspace has processed all that this session sent.
+    pub fn barrier(&mut self) -> Result<(), Error> {
+        match self.barrier {
+            Barrier::Pause(pause) => std::thread::sleep(pause),
+            Barrier::Sync => {
+                let mut packet = vec![];
+                encode::turn(&mut packet, |out| encode::sync(out, self.dataspace, ANSWER_OID));
+                self.send(&packet)?;
+                self.wait(|oid, event| oid == ANSWER_OID && event == Event::Message { body: &[TRUE] })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads events until one satisfies `is_it`; drops the others.
+    pub fn wait(&mut self, is_it: impl FnMut(u64, Event<'_>) -> bool) -> Result<(), Error> {
+        let mut waiter = Waiter { is_it, found: false, failed: None };
+        let mut buf = vec![0; 16 * 1024];
+        loop {
+            let n = receive(&self.fd, &mut buf)?;
+            self.kept.extend_from_slice(&buf[..n]);
+            let taken = self.decoder.feed(&self.kept, &mut waiter)?;
+            self.kept.drain(..taken);
+            if let Some(text) = waiter.failed {
+                return Err(Error::PeerFailed(text));
+            }
+            if waiter.found {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the broker has sent anything that nobody has read.
+    pub fn has_unread(&self) -> bool {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        !self.kept.is_empty() || matches!(rustix::net::recv(&self.fd, &mut byte, flags), Ok((_, n)) if n > 0)
+    }
+
+    /// Ends the set-up: the socket, the decoder in whatever state it is, and what was read but not yet decoded.
+    pub fn into_parts(self) -> (OwnedFd, Decoder, Vec<u8>) {
+        (self.fd, self.decoder, self.kept)
+    }
+}
+
+/// Calls a closure for each event until it is satisfied.
+struct Waiter<F> {
+    is_it: F,
+    found: bool,
+    failed: Option<String>,
+}
+
+impl<F: FnMut(u64, Event<'_>) -> bool> Handler for Waiter<F> {
+    fn slot(&mut self, _oid: u64, _name: Option<&[u8]>) -> Option<u32> {
+        None
+    }
+    fn payload(&mut self, _slot: u32, _payload: &[u8]) {}
+    fn piece(&mut self, _slot: u32, _offset: usize, _bytes: &[u8]) {}
+    fn stray(&mut self, _oid: u64) {}
+    fn event(&mut self, oid: u64, event: Event<'_>) -> Result<(), Malformed> {
+        self.found = self.found || (self.is_it)(oid, event);
+        Ok(())
+    }
+    fn failed(&mut self, text: &[u8]) {
+        self.failed = Some(String::from_utf8_lossy(text).into_owned());
+    }
+}
+
+/// The oid in `<ok #:[0 oid]>` or `<accepted #:[0 oid]>`.
+fn resolved(answer: &[u8]) -> Option<u64> {
+    if !matches!(label(answer)?, b"ok" | b"accepted") {
+        return None;
+    }
+    let field = *elements(answer)?.first()?;
+    let reference = field.strip_prefix(&[EMBEDDED])?;
+    (*reference.first()? == SEQUENCE).then_some(())?;
+    let parts = elements(reference)?;
+    let mine = unsigned(parts.first()?, 0).ok()??.0 == 0;
+    mine.then_some(unsigned(parts.get(1)?, 0).ok()??.0)
+}
+
+/// A readable rendering of an unexpected value.
+fn describe(value: &[u8]) -> String {
+    value.iter().map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_to_resolve() {
+        let answer = |label: &str, oid| {
+            let mut out = vec![];
+            encode::record(&mut out, label, |out| encode::own_cap(out, oid));
+            resolved(&out)
+        };
+        assert_eq!(answer("ok", 1), Some(1));
+        assert_eq!(answer("accepted", 300), Some(300));
+        assert_eq!(answer("rejected", 1), None);
+        assert_eq!(resolved(b"\xb4\xb3\x02ok\x81\x84"), None);
+        assert_eq!(resolved(b"\x81"), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! The text protocol of NATS, as far as comparing 1->1 and fan-out needs it.
+//!
+//! The server's PING goes unanswered; it asks every two minutes and gives up after the third, which is longer
+//! than any run here.
+
+use std::os::fd::OwnedFd;
+
+use crate::client::{Address, Error, connect, receive, send_all};
+use crate::drive::Port;
+use crate::payload::{HEAD_BYTES, blank};
+use crate::sink::{Intake, OBSERVER_OID, Sink, Subscriptions, producer_name};
+use crate::source::{Shape, Source, Template};
+use crate::wire::decode::Malformed;
+
+/// Longest line that is waited for.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// `PUB` commands, with the producer's name as subject.
+pub fn template(shape: &Shape) -> Template {
+    let mut packet = format!("PUB {} {}\r\n", shape.name, shape.payload_bytes).into_bytes();
+    let at = packet.len();
+    packet.extend_from_slice(&blank(shape.payload_bytes));
+    packet.extend_from_slice(b"\r\n");
+    Template::repeat(&packet, &[at], shape.write_bytes)
+}
+
+/// Connects and subscribes to the subjects of the producers in `follows`.
+pub fn open_consumer(
+    address: &Address,
+    follows: &[usize],
+    subscriptions: Subscriptions,
+) -> Result<Port, Error> {
+    let (fd, mut kept) = open(address)?;
+    let mut commands = String::new();
+    for (i, producer) in follows.iter().enumerate() {
+        let sid = OBSERVER_OID + i as u64;
+        commands.push_str(&format!("SUB {} {sid}\r\n", producer_name(*producer)));
+    }
+    commands.push_str("PING\r\n");
+    send_all(&fd, commands.as_bytes())?;
+    wait_line(&fd, &mut kept, b"PONG")?;
+    Ok(Port::new(fd, kept, None, Box::new(Messages::new(subscriptions))))
+}
+
+/// Connects a producer.
+pub fn open_producer(
+    address: &Address,
+    source: Box<dyn Source>,
+    subscriptions: Subscriptions,
+) -> Result<Port, Error> {
+    let (fd, kept) = open(address)?;
+    Ok(Port::new(fd, kept, Some(source), Box::new(Messages::new(subscriptions))))
+}
+
+fn open(address: &Address) -> Result<(OwnedFd, Vec<u8>), Error> {
+    let fd = connect(address)?;
+    let mut kept = vec![];
+    wait_line(&fd, &mut kept, b"INFO")?;
+    send_all(&fd, b"CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"raw\"}\r\nPING\r\n")?;
+    wait_line(&fd, &mut kept, b"PONG")?;
+    Ok((fd, kept))
+}
+
+/// Reads lines until one begins with `start`.
+fn wait_line(fd: &OwnedFd, kept: &mut Vec<u8>, start: &[u8]) -> Result<(), Error> {
+    let mut buf = vec![0; 16 * 1024];
+    loop {
+        while let Some(end) = line_end(kept) {
+            let line: Vec<u8> = kept.drain(..end).collect();
+            if line.starts_with(start) {
+                return Ok(());
+            }
+            if line.starts_with(b"-ERR") {
+                return Err(Error::PeerFailed(String::from_utf8_lossy(&line).trim().to_owned()));
+            }
+        }
+        let n = receive(fd, &mut buf)?;
+        kept.extend_from_slice(&buf[..n]);
+    }
+}
+
+/// The offset after the first line break.
+fn line_end(buf: &[u8]) -> Option<usize> {
+    buf.iter().position(|b| *b == b'\n').map(|at| at + 1)
+}
+
+/// A session with subscriptions.
+struct Messages {
+    subscriptions: Subscriptions,
+    /// The header line last seen, the checker it belongs to, and the payload's length.
+    last: Option<(Vec<u8>, u32, usize)>,
+}
+
+impl Messages {
+    fn new(subscriptions: Subscriptions) -> Messages {
+        Messages { subscriptions, last: None }
+    }
+
+    /// One line, and the payload if it is a `MSG`; `None` if it is not all there.
+    fn item(&mut self, buf: &[u8], intake: &mut Intake) -> Result<Option<usize>, Malformed> {
+        if let Some((header, checker, len)) = &self.last
+            && buf.starts_with(header)
+        {
+            let end = header.len() + len + 2;
+            if buf.len() < end {
+                return Ok(None);
+            }
+            self.subscriptions.take(*checker, &buf[header.len()..end - 2], intake);
+            return Ok(Some(end));
+        }
+        let Some(end) = line_end(buf) else {
+            return if buf.len() > LINE_BYTES_MAX {
+                Err(Malformed::new(0, "endless line"))
+            } else {
+                Ok(None)
+            };
+        };
+        let line = &buf[..end];
+        if line.starts_with(b"-ERR") {
+            intake.failure = Some(String::from_utf8_lossy(line).trim().to_owned());
+        }
+        if !line.starts_with(b"MSG ") {
+            return Ok(Some(end));
+        }
+        let (sid, len) = parse_msg(line).ok_or_else(|| Malformed::new(0, "MSG line"))?;
+        match self.subscriptions.find(sid, None) {
+            Some(checker) if len >= HEAD_BYTES => {
+                self.last = Some((line.to_vec(), checker, len));
+                self.item(buf, intake)
+            }
+            _ if buf.len() < end + len + 2 => Ok(None),
+            _ => {
+                intake.misdelivered += 1;
+                Ok(Some(end + len + 2))
+            }
+        }
+    }
+}
+
+impl Sink for Messages {
+    fn data(&mut self, buf: &[u8], intake: &mut Intake) -> Result<usize, Malformed> {
+        let mut at = 0;
+        while let Some(n) = self.item(&buf[at..], intake)? {
+            at += n;
+        }
+        Ok(at)
+    }
+    fn expected(&self, sent: &[u64]) -> u64 {
+        self.subscriptions.expected(sent)
+    }
+    fn faults(&self, sent: &[u64]) -> crate::check::Faults {
+        self.subscriptions.faults(sent)
+    }
+}
+
+/// Subscription number and payload length of `MSG subject sid [reply] length`.
+fn parse_msg(line: &[u8]) -> Option<(u64, usize)> {
+    let fields: Vec<&str> = std::str::from_utf8(line).ok()?.split_ascii_whitespace().collect();
+    Some((fields.get(2)?.parse().ok()?, fields.last()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Stamp;
+    use crate::sink::Scrutiny;
+
+    #[test]
+    fn messages_split_anywhere() {
+        let mut bytes = b"PING\r\n".to_vec();
+        for (sid, seq) in [(1, 0u64), (1, 1), (2, 0), (9, 0), (1, 2)] {
+            bytes.extend_from_slice(format!("MSG p0 {sid} 24\r\n").as_bytes());
+            let mut payload = blank(24);
+            Stamp { seq, sent_ns: 0 }.write(&mut payload);
+            bytes.extend_from_slice(&payload);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        for cut in 0..=bytes.len() {
+            let scrutiny = Scrutiny { time_every: 1, body_every: 1 };
+            let mut sink = Messages::new(Subscriptions::by_literal(vec![0, 1], 24, scrutiny));
+            let mut intake = Intake::default();
+            let taken = sink.data(&bytes[..cut], &mut intake).unwrap();
+            assert_eq!(sink.data(&bytes[taken..], &mut intake), Ok(bytes.len() - taken), "cut at {cut}");
+            assert_eq!((intake.delivered, intake.misdelivered, intake.damaged), (4, 1, 0));
+            assert_eq!(sink.faults(&[3, 1]).total(), 0);
+        }
+    }
+}
