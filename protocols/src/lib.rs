@@ -6,10 +6,14 @@
 //!   [`wire::Tape`] behind; everything else reads values as [`wire::View`]s over bytes and tape, without
 //!   copying or decoding into trees.
 //! - [`packet`]: Turns, events, errors and wire references.
+//! - [`caveat`]: what attenuated capabilities do to values, compiled once and run without trees.
+//! - [`sturdy`]: capabilities as signed data.
 //!
 //! **Invariant:** a [`wire::View`] only ever looks at bytes that a scanner has accepted. The parts of this
 //! crate that read views rely on it and index without further checks.
 #![forbid(unsafe_code)]
 
+pub mod caveat;
 pub mod packet;
+pub mod sturdy;
 pub mod wire;
