@@ -192,6 +192,19 @@ impl Stage {
         self.deliveries += 1;
     }
 
+    /// Stages a message, without capabilities in it, for any observer.
+    #[inline]
+    pub(crate) fn message(&mut self, to: &Target, captures: &Captures<'_>) {
+        match to {
+            Target::Remote(remote) => self.remote_message(remote, captures),
+            Target::Other(cap, id) => {
+                let mut value = Vec::new();
+                Body::Captures(captures).write(&mut value);
+                self.other(cap, *id, LocalEvent::Message(value, Caps::new()));
+            }
+        }
+    }
+
     /// Stages any event for a peer's entity. The body is in wire form.
     fn event(&mut self, to: &Remote, kind: u8, body: Option<Body<'_, '_>>, handle: Option<u64>) {
         let turn = self.turn;

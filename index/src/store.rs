@@ -45,7 +45,7 @@ impl Bits {
 
 /// Slots of values that have the same constants (up to their hash) in one shard.
 #[derive(Debug)]
-enum Slots {
+pub(crate) enum Slots {
     /// Sorted.
     Few(Vec<u32>),
     Many(Bits),

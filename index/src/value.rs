@@ -24,7 +24,7 @@ pub trait Endpoint: Clone + Send + Sync + 'static {
 }
 
 /// What stands before a stored value's bytes.
-pub struct Header<D: Domain> {
+pub(crate) struct Header<D: Domain> {
     /// How many placements of the value are alive. Written under its shard's lock.
     count: AtomicU32,
     /// Hash of the bytes.

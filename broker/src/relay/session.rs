@@ -158,7 +158,7 @@ impl Session {
 
     /// Starts to read.
     pub(crate) fn start(self: &Arc<Self>) -> std::io::Result<()> {
-        let registration = self.broker.scheduler().register(self.stream.as_fd_ref(), self.clone())?;
+        let registration = self.broker.scheduler().register(&self.stream, self.clone())?;
         let _ = self.registration.set(registration);
         Ok(())
     }
@@ -500,7 +500,7 @@ impl Session {
         let credit = self.account.limit().saturating_sub(self.account.debt());
         let Local { stage, scratch, .. } = local;
         let mut done = 0;
-        let mut bodies: SmallVec<[View<'_>; 8]> = SmallVec::new();
+        let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
         for _ in 0..TURNS_PER_HOLD {
             if done == bytes.len() || bytes[done] < 0x80 {
                 return Ok((done, Found::Nothing));
@@ -523,14 +523,14 @@ impl Session {
                         packet::TurnEvent { oid: to, event: Event::Message { body } }
                             if to.as_i64() == Some(oid) =>
                         {
-                            bodies.push(body);
+                            bodies.push(body.token());
                         }
                         _ => return Ok((done, Found::Packet(length))),
                     }
                 }
                 stage.next_turn();
-                for body in bodies.drain(..) {
-                    reader.message(body, scratch, |to, captures| stage.message(to, captures));
+                for token in bodies.drain(..) {
+                    reader.message(turn.view().at(token), scratch, |to, captures| stage.message(to, captures));
                 }
             }
             scanner.reset();

@@ -1,0 +1,45 @@
+//! Caveats applied to values in stored form.
+
+use staunch_protocols::caveat::{Caveats, Outcome, Scratch};
+use staunch_protocols::wire::{Limits, Progress, Scanner};
+
+use crate::cap::{Attenuations, Cap, Caps, stored_id};
+
+/// What a rewritten value may take; a caveat that yields more drops the value.
+const OUTPUT_BYTES_MAX: u32 = 16 << 20;
+
+/// A scanner for values that came in within the peer's limits and may have grown since.
+pub(crate) fn stored_scanner() -> Scanner {
+    Scanner::new(Limits { packet_bytes_max: u32::MAX, ..Limits::default() })
+}
+
+/// What the caveats let pass of a value: itself, another, or nothing.
+pub(crate) fn apply(
+    caveats: &Caveats,
+    value: Vec<u8>,
+    mut caps: Caps,
+    scanner: &mut Scanner,
+) -> Option<(Vec<u8>, Caps)> {
+    scanner.reset();
+    let Ok(Progress::Complete(_)) = scanner.scan(&value) else { return None };
+    let mut scratch = Scratch::new(OUTPUT_BYTES_MAX);
+    let attenuations = Attenuations::default();
+    let mut made: Vec<Cap> = Vec::new();
+    let outcome = caveats.apply(scanner.view(&value), &mut scratch, &mut |cap, more| {
+        let id = stored_id(cap)?;
+        let cap = caps.iter().chain(&made).find(|c| c.id() == id)?;
+        let new = attenuations.attenuate(cap, more.clone());
+        let mut bytes = Vec::new();
+        new.write_stored(&mut bytes);
+        made.push(new);
+        Some(bytes)
+    });
+    match outcome {
+        Outcome::Dropped => None,
+        Outcome::Unchanged => Some((value, caps)),
+        Outcome::Rewritten => {
+            caps.extend(made);
+            Some((scratch.output().to_vec(), caps))
+        }
+    }
+}

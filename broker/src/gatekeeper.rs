@@ -1,0 +1,114 @@
+//! The gatekeeper: turns sturdyrefs into capabilities.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use staunch_protocols::sturdy::SturdyRef;
+use staunch_protocols::wire::{Progress, encode};
+
+use crate::attenuate::stored_scanner;
+use crate::cap::{Cap, Caps, Entity, stored_id};
+use crate::{Broker, Local};
+
+/// What a sturdyref's oid stands for.
+struct Binding {
+    key: Vec<u8>,
+    target: Cap,
+}
+
+/// An answer that stands as long as its question.
+struct Answer {
+    /// How often the question has been asserted.
+    count: u64,
+    /// Where it was given, under which handle; `None` if nothing was said.
+    given: Option<(Cap, u64)>,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(crate) struct Gatekeeper {
+    /// By the oid, canonical.
+    bindings: Mutex<HashMap<Vec<u8>, Binding>>,
+    /// By the question, in stored form.
+    answers: Mutex<HashMap<Box<[u8]>, Answer>>,
+}
+
+impl Gatekeeper {
+    /// Lets whoever shows a sturdyref for `oid` signed with `key` have `target`.
+    pub(crate) fn bind(&self, oid: &[u8], key: &[u8], target: Cap) {
+        self.bindings.lock().insert(oid.to_vec(), Binding { key: key.to_vec(), target });
+    }
+
+    /// Somebody asserts a question: answers it, unless it has been asked before. What is no question, or has no
+    /// answer, meets silence.
+    pub(crate) fn resolve(&self, question: &[u8], caps: &Caps, broker: &Arc<Broker>, local: &mut Local) {
+        let mut answers = self.answers.lock();
+        if let Some(answer) = answers.get_mut(question) {
+            answer.count += 1;
+            return;
+        }
+        let given = self.answer(question, caps, broker).and_then(|(observer, value, caps)| {
+            let Entity::Remote(remote) = observer.entity() else { return None };
+            let handle = broker.next_handle();
+            local.stage.direct_assert(remote, &value, &caps, handle);
+            Some((observer, handle))
+        });
+        answers.insert(question.into(), Answer { count: 1, given });
+    }
+
+    /// A question is retracted: so is its answer, if nobody else asks.
+    pub(crate) fn withdraw(&self, question: &[u8], _broker: &Arc<Broker>, local: &mut Local) {
+        let mut answers = self.answers.lock();
+        let Some(answer) = answers.get_mut(question) else { return };
+        answer.count -= 1;
+        if answer.count == 0
+            && let Some(Answer { given: Some((observer, handle)), .. }) = answers.remove(question)
+            && let Entity::Remote(remote) = observer.entity()
+            && !remote.session().is_closed()
+        {
+            local.stage.direct_retract(remote, handle, true);
+        }
+    }
+
+    /// The observer of a question, and the value to assert there.
+    fn answer(&self, question: &[u8], caps: &Caps, broker: &Broker) -> Option<(Cap, Vec<u8>, Caps)> {
+        let mut scanner = stored_scanner();
+        let Ok(Progress::Complete(_)) = scanner.scan(question) else { return None };
+        let question = scanner.view(question);
+        if !question.is_record("resolve", 2) {
+            return None;
+        }
+        let (step, observer) = (question.index(0)?, question.index(1)?);
+        let id = stored_id(observer.span())?;
+        let observer = caps.iter().find(|c| c.id() == id)?.clone();
+        if !step.is_record("ref", 1) {
+            return None;
+        }
+        let mut value = Vec::new();
+        match SturdyRef::read_parameters(step.index(0)?) {
+            Err(error) => refuse(&mut value, error.symbol()),
+            Ok(reference) => {
+                let bindings = self.bindings.lock();
+                let binding = bindings.get(&reference.oid)?;
+                match reference.compile() {
+                    Ok(caveats) if reference.verify(&binding.key) => {
+                        let cap = broker.attenuations.attenuate(&binding.target, caveats);
+                        encode::record(&mut value, "ok");
+                        cap.write_stored(&mut value);
+                        encode::end(&mut value);
+                        return Some((observer, value, Caps::from_elem(cap, 1)));
+                    }
+                    _ => refuse(&mut value, "sturdyref-failed-validation"),
+                }
+            }
+        }
+        Some((observer, value, Caps::new()))
+    }
+}
+
+fn refuse(out: &mut Vec<u8>, why: &str) {
+    encode::record(out, "error");
+    encode::symbol(out, why);
+    encode::end(out);
+}
