@@ -17,8 +17,6 @@ use crate::relay::{Remote, SyncReply};
 
 /// How a capability starts in a stored value; its id, big-endian, follows.
 pub(crate) const STORED_HEAD: [u8; 3] = [tag::EMBEDDED, tag::BYTES, 8];
-/// How many bytes it takes there.
-pub(crate) const STORED_BYTES: usize = 11;
 
 /// Something that can be asserted at, sent messages, and synchronised with.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
-use staunch_flowctl::{Account, Loan};
+use staunch_flowctl::Loan;
 use staunch_index::{Domain, Endpoint, Index, Stored};
 
 use crate::cap::{Cap, Caps, Entity};
@@ -133,9 +133,3 @@ impl Inbox {
 
 /// What the observations of one entity have placed in a dataspace: by observer and handle.
 pub(crate) type Placed = HashMap<(u64, u64), Stored<Router>>;
-
-/// The account that an event in this process is charged to, with the number of queues behind it.
-pub(crate) struct Cause<'a> {
-    pub(crate) account: &'a Arc<Account>,
-    pub(crate) hops: u32,
-}

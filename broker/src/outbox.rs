@@ -78,7 +78,7 @@ pub(crate) enum Flushed {
     /// A replay is next: pull it (see [`Outbox::replayed`]).
     Replay(Box<PendingReplay>),
     /// The peer is gone.
-    Failed(io::Error),
+    Failed,
 }
 
 /// Buffers that have been written out, for reuse.
@@ -198,7 +198,7 @@ impl Outbox {
             let written = match written {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return Flushed::Failed(error),
+                Err(_) => return Flushed::Failed,
             };
             counts.bytes += written as u64;
             state.debts.settle_into(written as u64, repayments);
@@ -244,12 +244,6 @@ impl Outbox {
         drop(state);
         debts.settle_all();
         drop(queue);
-    }
-
-    /// Bytes that wait, and the cost owed for them.
-    pub(crate) fn waiting(&self) -> (u64, u64) {
-        let state = self.0.lock();
-        (state.debts.total_bytes(), state.debts.total_cost())
     }
 
     /// Who owes how much for what waits here: account, bytes, cost.

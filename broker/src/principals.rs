@@ -34,9 +34,9 @@ impl SkeletonShare {
     /// # Errors
     /// The limit, if it is reached.
     pub(crate) fn take(holdings: &Arc<Holdings>, skeletons_max: u64) -> Result<SkeletonShare, u64> {
-        let taken = holdings.skeletons.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-            (n < skeletons_max).then_some(n + 1)
-        });
+        let taken = holdings
+            .skeletons
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < skeletons_max).then_some(n + 1));
         match taken {
             Ok(_) => Ok(SkeletonShare(holdings.clone())),
             Err(_) => Err(skeletons_max),

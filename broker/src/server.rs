@@ -141,7 +141,8 @@ impl Server {
             }
         }
         let _ = staunch_system::limits::raise_open_files();
-        let limits = PrincipalLimits { connections_max: config.connections_max, ..PrincipalLimits::default() };
+        let limits =
+            PrincipalLimits { connections_max: config.connections_max, ..PrincipalLimits::default() };
         let broker = Broker::new(limits);
         let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
@@ -246,7 +247,8 @@ impl Server {
     pub fn counts(&self) -> [(&'static str, u64); 5] {
         let c = &self.broker.counters;
         // Relaxed: counters only.
-        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+        let read =
+            |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
         [
             ("deliveries", read(&c.deliveries)),
             ("writes", read(&c.writes)),

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use staunch_flowctl::{Account, Loan, Repayments};
 use staunch_index::{Captures, Replay, Scratch, Sink, Stored};
 use staunch_protocols::packet;
-use staunch_protocols::wire::{encode, tag, Limits, Scanner};
+use staunch_protocols::wire::{Limits, Scanner, encode, tag};
 
+use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Delivery, LocalEvent, Router, Target};
 use crate::outbox::{Flushed, PendingReplay, Pool, Segment, WriteCounts};
 use crate::relay::{Remote, Session};
-use crate::Broker;
 
 /// What an event costs beside its bytes: what it takes to handle it, in the same unit.
 pub(crate) const EVENT_COST: u64 = 32;
@@ -316,8 +316,12 @@ impl Stage {
             (Entity::Remote(remote), LocalEvent::Assert(value, caps, handle)) => {
                 self.direct_assert(remote, &value, &caps, handle);
             }
-            (Entity::Remote(remote), LocalEvent::Message(body, caps)) => self.direct_message(remote, &body, &caps),
-            (Entity::Remote(remote), LocalEvent::Retract(handle)) => self.direct_retract(remote, handle, true),
+            (Entity::Remote(remote), LocalEvent::Message(body, caps)) => {
+                self.direct_message(remote, &body, &caps)
+            }
+            (Entity::Remote(remote), LocalEvent::Retract(handle)) => {
+                self.direct_retract(remote, handle, true)
+            }
             (Entity::Dataspace(_), event) => self.local_event(to, observer, event),
             _ => {}
         }
@@ -378,16 +382,12 @@ impl Stage {
         self.repayments.repay_all();
     }
 
-    /// Whether there is something to flush.
-    pub(crate) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-
     /// Hands the sessions that are to be flushed over to somebody else.
     pub(crate) fn take_dirty(&mut self, count: usize) -> Vec<Arc<Session>> {
         self.dirty.split_off(self.dirty.len().saturating_sub(count))
     }
 
+    /// How many sessions are to be flushed.
     pub(crate) fn dirty_count(&self) -> usize {
         self.dirty.len()
     }
@@ -398,7 +398,7 @@ impl Stage {
             let outbox = session.outbox();
             match outbox.flush(session.stream(), &mut self.pool, &mut self.repayments, &mut self.counts) {
                 Flushed::Done => return,
-                Flushed::Failed(_) => return session.hang_up(),
+                Flushed::Failed => return session.hang_up(),
                 Flushed::Replay(pending) => self.pull(session, pending, scratch),
             }
         }

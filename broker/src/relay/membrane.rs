@@ -11,10 +11,10 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use staunch_protocols::caveat::{CaveatError, Caveats};
 use staunch_protocols::packet::{self, WireRef};
-use staunch_protocols::wire::{tag, Int, Progress, Scanner, View};
+use staunch_protocols::wire::{Int, Progress, Scanner, View, tag};
 
 use super::{Remote, Session};
-use crate::cap::{stored_id, Attenuations, Cap, Caps, Entity};
+use crate::cap::{Attenuations, Cap, Caps, Entity, stored_id};
 
 /// A counted reference to an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod turn;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use staunch_protocols::wire::{tag, Int};
+use staunch_protocols::wire::{Int, tag};
 
 pub(crate) use session::{Session, SessionConfig};
 

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use staunch_flowctl::{Account, ConnectionsExhausted, OpenConnection};
 use staunch_protocols::caveat::CaveatError;
 use staunch_protocols::packet::{self, Event, Packet, PacketError};
-use staunch_protocols::wire::{canonicalize, CanonError, Int, Limits, Progress, ScanError, Scanner, View};
+use staunch_protocols::wire::{CanonError, Int, Limits, Progress, ScanError, Scanner, View, canonicalize};
 use staunch_system::net::{Shutdown, Stream};
 
 use super::handles::Handles;
@@ -100,6 +100,8 @@ pub(crate) struct Session {
     holdings: Arc<Holdings>,
     connection: Mutex<Option<OpenConnection>>,
     registration: OnceLock<Registration<Local>>,
+    /// The one waker that accounts know it by.
+    waker: OnceLock<std::task::Waker>,
     inbound: Mutex<Inbound>,
     membrane: Mutex<Membrane>,
     /// As in [`Membrane::removals`], to be read without its lock.
@@ -136,6 +138,7 @@ impl Session {
             holdings: broker.principals.get(principal),
             connection: Mutex::new(Some(connection)),
             registration: OnceLock::new(),
+            waker: OnceLock::new(),
             inbound: Mutex::new(Inbound {
                 handles: Handles::default(),
                 carry: Vec::new(),
@@ -217,15 +220,6 @@ impl Session {
     pub(crate) fn hang_up(self: &Arc<Self>) {
         self.broker.scheduler().notify(self, Ready::HANGUP);
     }
-
-    /// Ends the session from outside, telling the peer why.
-    pub(crate) fn evict(self: &Arc<Self>, why: &str) {
-        let mut bytes = Vec::new();
-        packet::write_error(&mut bytes, why);
-        let _ = self.stream.write(&bytes);
-        let _ = self.stream.shutdown(Shutdown::Both);
-        self.hang_up();
-    }
 }
 
 impl Task<Local> for Session {
@@ -283,10 +277,10 @@ impl Session {
             inbound.is_parked = false;
             return true;
         }
-        let waker = self.broker.scheduler().waker(self);
+        let waker = self.waker.get_or_init(|| self.broker.scheduler().waker(self));
         // A principal's orphaned debt holds back only connections that have not begun: new ones.
-        let owner_is_clear = !inbound.handles_is_new() || owner.poll_clear_funds(&waker).is_ready();
-        if owner_is_clear && self.account.poll_clear_funds(&waker) == Poll::Ready(()) {
+        let owner_is_clear = !inbound.handles_is_new() || owner.poll_clear_funds(waker).is_ready();
+        if owner_is_clear && self.account.poll_clear_funds(waker) == Poll::Ready(()) {
             inbound.is_parked = false;
             return true;
         }
@@ -335,7 +329,9 @@ impl Session {
         drop(carry);
         let read = self.stream.read(&mut buffer[carried..]);
         let space = buffer.len() - carried;
-        let Some(read) = self.after_read(read, space, inbound) else { return Ok(self.finish_reading(inbound)) };
+        let Some(read) = self.after_read(read, space, inbound) else {
+            return Ok(self.finish_reading(inbound));
+        };
         let bytes = &buffer[..carried + read];
         let done = self.handle(bytes, inbound, local)?;
         if done < bytes.len() {
@@ -530,7 +526,8 @@ impl Session {
                 }
                 stage.next_turn();
                 for token in bodies.drain(..) {
-                    reader.message(turn.view().at(token), scratch, |to, captures| stage.message(to, captures));
+                    reader
+                        .message(turn.view().at(token), scratch, |to, captures| stage.message(to, captures));
                 }
             }
             scanner.reset();
@@ -567,7 +564,9 @@ impl Session {
 
     /// Notes the dataspace that the turn's first message is for, for the fast way.
     fn remember_target(&self, turn: packet::Turn<'_>, inbound: &mut Inbound) {
-        let Some(Ok(packet::TurnEvent { oid, event: Event::Message { .. } })) = turn.events().next() else { return };
+        let Some(Ok(packet::TurnEvent { oid, event: Event::Message { .. } })) = turn.events().next() else {
+            return;
+        };
         let Some(oid) = oid.as_i64() else { return };
         let membrane = self.membrane();
         if let Some(cap) = membrane.exported(&Int::Small(oid))
@@ -599,7 +598,13 @@ impl Session {
         packet::write_error(&mut bytes, &failure.to_string());
         let cost = bytes.len() as u64;
         self.account.charge(cost);
-        self.outbox.append(&mut Vec::<Segment>::new(), &mut bytes, &self.account, cost, &mut local.stage.pool);
+        self.outbox.append(
+            &mut Vec::<Segment>::new(),
+            &mut bytes,
+            &self.account,
+            cost,
+            &mut local.stage.pool,
+        );
         local.stage.flush_one(self, &mut local.scratch);
     }
 

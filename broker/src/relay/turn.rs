@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use staunch_index::pattern::Pattern;
-use staunch_index::{looks_like_observe, Action, Prepared, Stored};
+use staunch_index::{Action, Prepared, Stored, looks_like_observe};
 use staunch_protocols::packet::{Event as WireEvent, PacketError, Turn};
-use staunch_protocols::wire::{canonicalize, tag, Int, Scanner, View};
+use staunch_protocols::wire::{Int, Scanner, View, canonicalize, tag};
 
+use super::SyncReply;
 use super::handles::{FullHeld, Held, What};
 use super::membrane::{ImportError, Membrane, Ref, Refs};
 use super::session::{Failure, Inbound, Session};
-use super::SyncReply;
-use crate::cap::{stored_id, Cap, Caps, Entity};
+use crate::Local;
+use crate::cap::{Cap, Caps, Entity, stored_id};
 use crate::dataspace::{Dataspace, Router, Target};
 use crate::principals::SkeletonShare;
 use crate::stage::Commit;
-use crate::Local;
 
 /// A value in stored form, on its own.
 pub(super) struct OwnValue {
@@ -300,7 +300,9 @@ impl Session {
     /// Gives up a turn that was waiting.
     pub(super) fn abandon(&self, decoded: Decoded) {
         for event in decoded.events {
-            if let Event::Assert { target, subscribes: Some(Subscribes { prepared: Some(prepared), .. }), .. } = event
+            if let Event::Assert {
+                target, subscribes: Some(Subscribes { prepared: Some(prepared), .. }), ..
+            } = event
                 && let Entity::Dataspace(dataspace) = target.entity()
             {
                 dataspace.index.write().cancel(prepared);
@@ -347,7 +349,8 @@ impl Session {
                 Event::Assert { value, caps, handle, subscribes, .. } => {
                     let value = view(value, packet);
                     exclusive |= looks_like_observe(value.span());
-                    let observe = subscribes.take().and_then(|s| Some((s.prepared?, Target::of(&s.observer))));
+                    let observe =
+                        subscribes.take().and_then(|s| Some((s.prepared?, Target::of(&s.observer))));
                     let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(caps)));
                     positions.push((*i, at));
                     (Action::Assert { value, extra, observe }, Some(handle.clone()))
@@ -390,12 +393,7 @@ impl Session {
     }
 
     /// Notes what became of the turn's assertions, for their retraction.
-    fn note_placed(
-        &self,
-        plan: Vec<Option<Int>>,
-        placed: Vec<Stored<Router>>,
-        inbound: &mut Inbound,
-    ) {
+    fn note_placed(&self, plan: Vec<Option<Int>>, placed: Vec<Stored<Router>>, inbound: &mut Inbound) {
         for (handle, stored) in plan.into_iter().flatten().zip(placed) {
             // Gone again if the same turn retracted it.
             let Some(Held::Full(mut full)) = inbound.handles.remove(&handle) else { continue };
@@ -539,16 +537,16 @@ impl Session {
         const COUNT: usize = 256;
         let taken = inbound.handles.take_some(COUNT);
         let mut rest: Vec<Option<Held>> = taken.into_iter().map(Some).collect();
-        while let Some(dataspace) =
-            {
+        while let Some(dataspace) = {
             let membrane = self.membrane();
             rest.iter().flatten().find_map(|held| dataspace_of(&membrane, held))
-        }
-        {
+        } {
             let mut exclusive = false;
             let mut actions = Vec::new();
             for held in &mut rest {
-                let Some(found) = held.as_ref().and_then(|h| dataspace_of(&self.membrane(), h)) else { continue };
+                let Some(found) = held.as_ref().and_then(|h| dataspace_of(&self.membrane(), h)) else {
+                    continue;
+                };
                 if !Arc::ptr_eq(&found, &dataspace) {
                     continue;
                 }
@@ -575,7 +573,6 @@ impl Session {
         local.stage.publish_staged(self.broker());
         inbound.handles.len() > 0
     }
-
 }
 
 /// The dataspace that holds an assertion, if one does.
