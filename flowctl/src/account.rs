@@ -104,9 +104,9 @@ impl Account {
     /// the principal's orphaned debt too.
     ///
     /// # Panics
-    /// If `cost` is above [`COST_MAX`](crate::COST_MAX) or the debt above
-    /// [`DEBT_MAX`](crate::DEBT_MAX), both of which are bugs, in all builds: a debt cut down to fit could never be
-    /// repaid exactly. The debt is then unchanged.
+    /// If `cost` is above [`COST_MAX`](crate::COST_MAX) or the debt above [`DEBT_MAX`](crate::DEBT_MAX), both
+    /// of which are bugs, in all builds: a debt cut down to fit could never be repaid exactly. The debt is
+    /// then unchanged.
     #[inline]
     pub fn charge(&self, cost: u64) {
         let before = self.gate.charge(cost);

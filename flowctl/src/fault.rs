@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     ParkByLoadStore,
     /// Parking's read-modify-write does not acquire a new limit.
     ParkRelaxed,
+    /// Looking at the debt does not acquire what was done before repaying.
+    LookRelaxed,
     /// Repaying does not release what the repayer did before.
     RepayRelaxed,
     /// Repaying looks for a waiter before it repays, not in what repaying returned.

@@ -305,7 +305,8 @@ impl Gate {
     #[inline]
     pub(crate) fn word(&self) -> Word {
         // Acquire: pairs with the Release in repay(): who sees the credit sees the work done.
-        Word(self.word.load(Ordering::Acquire))
+        let acquire = self.faults.weaken(Fault::LookRelaxed, Ordering::Acquire, Ordering::Relaxed);
+        Word(self.word.load(acquire))
     }
 
     #[inline]
@@ -333,10 +334,11 @@ impl Gate {
         let word = if self.faults.has(Fault::LimitByLoad) {
             self.word()
         } else {
-            // Release: pairs with the Acquire in set_waiting() and in repaid_flagged(): whichever of them comes
-            // later in the word's order sees the new limit, and we see what whichever comes earlier did.
-            // Acquire: pairs with the Release of another set_limits(), so that the later of the two
-            // compares with both changes.
+            // Release: pairs with the Acquire in set_waiting() and in repaid_flagged(): whichever of them
+            // comes later in the word's order sees the new limit, and we see what whichever comes earlier
+            // did.
+            // Acquire: pairs with the Release of another set_limits(), so that the later of the two compares
+            // with both changes.
             let both = Ordering::AcqRel;
             let both = self.faults.weaken(Fault::LimitWithoutRelease, both, Ordering::Acquire);
             let both = self.faults.weaken(Fault::LimitWithoutAcquire, both, Ordering::Release);

@@ -106,9 +106,9 @@ impl Ledger {
         self.accounts().iter().map(|account| account.debt()).sum()
     }
 
-    /// Checks F1: that no account was repaid more than it was charged, that all debts together are `outstanding`, the
-    /// cost of all loans there are, and that each principal's orphaned debt is that of its retired
-    /// accounts.
+    /// Checks F1: that no account was repaid more than it was charged, that all debts together are
+    /// `outstanding`, the cost of all loans there are, and that each principal's orphaned debt is that of its
+    /// retired accounts.
     ///
     /// Only meaningful while nobody charges or repays: no commit and no flush is in progress.
     ///
@@ -176,9 +176,9 @@ impl Registry {
     /// Lists `account` if it owes something, and forgets it if it is finished. Called after each
     /// change between the two.
     ///
-    /// Whoever makes such a change comes here afterwards and looks at the debt *under the lock*; so the last to
-    /// come has seen every change by those before it, and what it leaves is right whichever way the changes
-    /// and the visits interleaved.
+    /// Whoever makes such a change comes here afterwards and looks at the debt *under the lock*; so the last
+    /// to come has seen every change by those before it, and what it leaves is right whichever way the
+    /// changes and the visits interleaved.
     pub(crate) fn review(&self, account: &Arc<Account>) {
         let is_finished = |account: &Account| {
             let word = account.word();

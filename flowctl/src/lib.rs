@@ -2,28 +2,28 @@
 //!
 //! A broker that reads from its clients faster than it can deliver must either lose something, grow without
 //! bound, or stop reading. This crate decides *whom* to stop reading, and when to go on, so that memory is
-//! bounded, nothing is lost, and the one who is slowed is the one who caused the load. It knows no runtime, no
-//! sockets and no messages.
+//! bounded, nothing is lost, and the one who is slowed is the one who caused the load. It knows no runtime,
+//! no sockets and no messages.
 //!
 //! # The model
 //!
-//! Each source of activity (a connection, a timer, a child process) has an [`Account`]. Each event in
-//! the broker is a *loan* against the account of its ultimate cause, of a *cost* in which events and bytes
-//! both weigh: what is sent while handling an event is charged to the account that the handled event is
-//! charged to, however many hops on. When an event has been completely processed (for an event to a peer: when
-//! the kernel has taken its bytes) its loan is repaid. What an account has borrowed and not
-//! repaid is its *debt*. A source whose debt is above its limit is not read, until the debt has fallen to the
-//! limit, or to the *resume level* below it: see [`Limits`].
+//! Each source of activity (a connection, a timer, a child process) has an [`Account`]. Each event in the
+//! broker is a *loan* against the account of its ultimate cause, of a *cost* in which events and bytes both
+//! weigh: what is sent while handling an event is charged to the account that the handled event is charged
+//! to, however many hops on. When an event has been completely processed (for an event to a peer: when the
+//! kernel has taken its bytes) its loan is repaid. What an account has borrowed and not repaid is its *debt*.
+//! A source whose debt is above its limit is not read, until the debt has fallen to the limit, or to the
+//! *resume level* below it: see [`Limits`].
 //!
-//! A loan is a value: a [`LoanedItem`] carries its debt wherever it goes and repays it when it is dropped, also by
-//! a panic. In an outbox, where an item per event would cost too much, the debts are
-//! [`DebtRuns`]: "the first 800 bytes here are charged to this account, at 1,000 units".
+//! A loan is a value: a [`LoanedItem`] carries its debt wherever it goes and repays it when it is dropped,
+//! also by a panic. In an outbox, where an item per event would cost too much, the debts are [`DebtRuns`]:
+//! "the first 800 bytes here are charged to this account, at 1,000 units".
 //!
-//! Debt outlives its connection. Each account belongs to a [`Principal`], the one who answers for it; when a source is
-//! gone its account is [retired](Account::retire), and what it owes becomes the principal's *orphaned* debt. While
-//! that is over the principal's own limit its *new* connections are not read, so reconnecting is no way out;
-//! live connections are gated by their own accounts alone. How many connections a principal has is
-//! bounded too.
+//! Debt outlives its connection. Each account belongs to a [`Principal`], the one who answers for it; when a
+//! source is gone its account is [retired](Account::retire), and what it owes becomes the principal's
+//! *orphaned* debt. While that is over the principal's own limit its *new* connections are not read, so
+//! reconnecting is no way out; live connections are gated by their own accounts alone. How many connections a
+//! principal has is bounded too.
 //!
 //! The [`Ledger`] lists all of them: who owes how much, who waits, who is gone. Its [audit](Ledger::audit)
 //! checks that the debts are exactly the loans there are.
@@ -81,11 +81,11 @@
 //!
 //! # Locks
 //!
-//! **Invariant:** charging a live account is one atomic `fetch_add`. Repaying one is one `fetch_sub` and a test of what it
-//! returned, except for the one repayment that ends a wait, which takes the wakers out of a small
-//! mutex. Debt and "somebody waits" are in one word and changed by read-modify-writes only, so no
-//! wake-up can be lost between them and no fence is needed; the `gate` module has the argument, and each ordering
-//! its reason beside it and a model that fails without it.
+//! **Invariant:** charging a live account is one atomic `fetch_add`. Repaying one is one `fetch_sub` and a
+//! test of what it returned, except for the one repayment that ends a wait, which takes the wakers out of a
+//! small mutex. Debt and "somebody waits" are in one word and changed by read-modify-writes only, so no
+//! wake-up can be lost between them and no fence is needed; the `gate` module has the argument, and each
+//! ordering its reason beside it and, with one exception that `model` names, a model that fails without it.
 //!
 //! A *retired* account costs more: each charge and repayment is done on its principal too, and the last one
 //! takes the ledger's lock.

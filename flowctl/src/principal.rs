@@ -31,7 +31,8 @@ pub struct Principal {
     /// *Meaning*: connections open. *Written* by try_open() and by dropping what it returned, *read* by
     /// the ledger. *Orders* nothing. *Wraps*: never, being bounded by `connections_max`.
     connections: AtomicU64,
-    /// *Meaning*: the bound on `connections`. *Written* by an operator, *read* by try_open(). *Orders* nothing.
+    /// *Meaning*: the bound on `connections`. *Written* by an operator, *read* by try_open(). *Orders*
+    /// nothing.
     connections_max: AtomicU64,
     /// The ledger that lists this principal, unless it is gone.
     registry: Weak<Registry>,

@@ -4,8 +4,8 @@
 //! "so many bytes were taken". [`DebtRuns`] turns that number into repayments. It keeps no
 //! entry per event: neighbours charged to the same account are one run.
 //!
-//! A run of `len` bytes and cost `c` of which `n` bytes are written repays `c * n / len`, rounded down,
-//! and goes on as a run of `len - n` bytes and of the cost that is left. What rounding held back is thus in the
+//! A run of `len` bytes and cost `c` of which `n` bytes are written repays `c * n / len`, rounded down, and
+//! goes on as a run of `len - n` bytes and of the cost that is left. What rounding held back is thus in the
 //! run still, and the last byte repays all of it: the sum is exact for any sequence of writes.
 
 use std::collections::VecDeque;

@@ -128,7 +128,8 @@ fn no_wake_up_is_lost_with_hysteresis() {
     watched(|| producer_goes_on(Limits::new(16).with_resume_below(4), 3, 100_000));
 }
 
-/// Somebody keeps changing the limits meanwhile; the debt is never at zero while it is parked but for a moment.
+/// Somebody keeps changing the limits meanwhile; the debt is never at zero while it is parked but for a
+/// moment.
 #[test]
 fn no_wake_up_is_lost_while_limits_change() {
     watched(|| {

@@ -1,7 +1,7 @@
 //! F1, conservation: after each step of any history, the debts are exactly the cost of what is outstanding.
 //!
-//! A history of random steps is done twice: with the real accounts, loans and runs, and with a naive twin that
-//! keeps a list of all that is owed and adds it up. They are compared after each step.
+//! A history of random steps is done twice: with the real accounts, loans and runs, and with a naive twin
+//! that keeps a list of all that is owed and adds it up. They are compared after each step.
 
 #![cfg(not(flowctl_loom))]
 
@@ -409,7 +409,11 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 4000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn debts_are_what_is_outstanding(steps in vec(step(), 1..80)) {
@@ -421,8 +425,8 @@ proptest! {
         world.end();
     }
 
-    /// However the writes are cut, the whole of a run's cost is repaid with its last byte, never more than its share
-    /// before, and less than its share by less than one unit per write.
+    /// However the writes are cut, the whole of a run's cost is repaid with its last byte, never more than
+    /// its share before, and less than its share by less than one unit per write.
     #[test]
     fn runs_repay_their_share(cost in 0..=1_u64 << 47, writes in vec(1..=1_u64 << 30, 1..20)) {
         let ledger = Ledger::default();

@@ -1,8 +1,8 @@
 //! The worked example: one sender, one intermediary, nine receivers.
 //!
-//! Actor A (a client's connection, say) has an account with a limit of 5. It reads a message from its socket and sends
-//! it on to D, which sends it on to O1 to O9. Everything that happens because of that message is charged to A's account,
-//! though A itself sent only one event:
+//! Actor A (a client's connection, say) has an account with a limit of 5. It reads a message from its socket
+//! and sends it on to D, which sends it on to O1 to O9. Everything that happens because of that message is
+//! charged to A's account, though A itself sent only one event:
 //!
 //! | what happens | charged | repaid | A owes |
 //! |---|---|---|---|
@@ -13,9 +13,9 @@
 //! | O2, O3, O4 handle theirs | | 3 | 6 |
 //! | O5 handles its copy: A goes on | | 1 | 5 |
 //!
-//! Here D is an actor with a mailbox, so the event on its way to D is a loan of its own: D's +1 and -1. In the broker
-//! routing happens on the sender's thread, within the sender's turn; there is nothing between A and the O's to
-//! be charged for, and D's own +1 -1 vanishes. What is left is the same.
+//! Here D is an actor with a mailbox, so the event on its way to D is a loan of its own: D's +1 and -1. In
+//! the broker routing happens on the sender's thread, within the sender's turn; there is nothing between A
+//! and the O's to be charged for, and D's own +1 -1 vanishes. What is left is the same.
 
 #![cfg(not(flowctl_loom))]
 

@@ -137,7 +137,9 @@ fn credit_publishes_work(faults: Faults) {
 
 model! {
     repay_publishes, exhaustive, credit_publishes_work,
-    repay_publishes_fails_relaxed: RepayRelaxed => "Causality violation"
+    repay_publishes_fails_relaxed: RepayRelaxed => "Causality violation",
+    repay_publishes_fails_relaxed_look: LookRelaxed => "Causality violation",
+    repay_publishes_fails_relaxed_park: ParkRelaxed => "Causality violation"
 }
 
 /// A limit is raised while the source parks.

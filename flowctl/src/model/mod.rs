@@ -8,8 +8,8 @@
 //! *Bounds*: the models of up to three threads are exhaustive, the main thread included; that of four is
 //! bounded to three preemptions.
 //!
-//! What loom cannot show: it runs read-modify-writes of one atomic in the order of the execution, so no
-//! model fails when the Release of [`Gate::orphan`](crate::gate::Gate::orphan) or the Acquire paired with it is
+//! What loom cannot show: it runs read-modify-writes of one atomic in the order of the execution, so no model
+//! fails when the Release of [`Gate::orphan`](crate::gate::Gate::orphan) or the Acquire paired with it is
 //! weakened. That pair is justified in words only, where it stands.
 
 mod gate;

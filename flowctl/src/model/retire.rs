@@ -169,7 +169,8 @@ model! {
     principal_park_retire_repay_fails_without_recheck: ParkWithoutRecheck => "a wake-up was lost"
 }
 
-/// A retired account's debt reaches zero while something is charged to it: the ledger must list it in the end.
+/// A retired account's debt reaches zero while something is charged to it: the ledger must list it in the
+/// end.
 fn ledger_forgets_and_recalls(faults: Faults) {
     let world = World::new(1, faults);
     world.account.retire();
