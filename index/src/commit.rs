@@ -332,6 +332,9 @@ impl<D: Domain, S: Sink<D>> Sink<D> for Unpublished<'_, S> {
     fn publish(&mut self) {}
 }
 
+/// A bag and its place in the lock order.
+type Lockable<'t, D> = (u64, &'t Mutex<Bag<D>>);
+
 type Shards<'i, D> = SmallVec<[(u32, MutexGuard<'i, Shard<D>>); 2]>;
 
 impl<D: Domain> Index<D> {
@@ -393,7 +396,7 @@ impl<D: Domain> Index<D> {
         rescan: &mut Rescan,
         sink: &mut impl Sink<D>,
     ) {
-        let mut wanted: SmallVec<[(u64, &Mutex<Bag<D>>); 4]> = ops
+        let mut wanted: SmallVec<[Lockable<'_, D>; 4]> = ops
             .iter()
             .filter(|op| effects[op.action as usize].kind != Kind::Message)
             .map(|op| (op.entry.group.id, &op.entry.group.bag))
