@@ -131,16 +131,34 @@ impl Idle {
         if is_left_out(Mutant::SleepNoCheck) || !has_work() {
             return true;
         }
-        // Relaxed: counts only. It may meanwhile have been chosen to be woken: the wake then finds somebody else, or
-        // waits for the next who polls, and keeps its own count of one searcher until then.
+        // Relaxed: counts only. It may meanwhile have been chosen to be woken: the wake then finds another sleeper, or
+        // waits for whoever looks next (this worker too: see take_claim), and is counted until then.
         self.counts.fetch_add(SEARCHING.wrapping_sub(SLEEPING), Ordering::Relaxed);
         false
     }
 
-    /// A sleeper is back from the kernel. If it was woken by a claim it is a searcher now: the claim counted it.
+    /// A worker was told of a wake by the kernel: the one that was chosen, or another that happened to look first. It is
+    /// now the searcher that the claim counted; if it was counted as one already, one of the two counts must go, or
+    /// nobody would ever be woken again.
+    pub(super) fn take_claim(&self, was_searching: bool) {
+        if was_searching && !is_left_out(Mutant::ClaimCountedTwice) {
+            // Relaxed: a count, which stays above zero: this worker's search has yet to end, by S1 to S3.
+            let before = self.counts.fetch_sub(SEARCHING, Ordering::Relaxed);
+            debug_assert!(searching(before) > 1);
+        }
+    }
+
+    /// A sleeper is back from the kernel, by whatever event.
     pub(super) fn woken(&self) {
         // Relaxed: a count.
         let before = self.counts.fetch_sub(SLEEPING, Ordering::Relaxed);
         debug_assert!(sleeping(before) > 0);
+    }
+
+    /// Whether all workers sleep and no claim is on its way, as must be so in the end when nothing is left to do.
+    #[cfg(all(test, not(broker_loom)))]
+    pub(super) fn is_at_rest(&self) -> bool {
+        // Relaxed: tests ask until it is so.
+        self.counts.load(Ordering::Relaxed) == self.workers * SLEEPING
     }
 }

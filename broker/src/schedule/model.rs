@@ -164,6 +164,13 @@ struct Pending {
     stop: bool,
 }
 
+impl Pending {
+    fn take(&mut self) -> bool {
+        self.socket = false;
+        std::mem::take(&mut self.wake)
+    }
+}
+
 /// The queues, the eventfd, and the protocol under test.
 struct Workplace {
     idle: Idle,
@@ -172,6 +179,8 @@ struct Workplace {
     /// Units that workers have taken.
     taken: AtomicUsize,
     units_total: usize,
+    /// Whether workers look for events between units too, as a tick does.
+    do_tick: bool,
     pending: Mutex<Pending>,
     epoll: Condvar,
 }
@@ -183,6 +192,7 @@ impl Workplace {
             units: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             units_total,
+            do_tick: false,
             pending: Mutex::new(Pending::default()),
             epoll: Condvar::new(),
         }
@@ -212,8 +222,12 @@ impl Workplace {
         while !pending.wake && !pending.socket && !pending.stop {
             pending = self.epoll.wait(pending).unwrap();
         }
-        pending.socket = false;
-        std::mem::take(&mut pending.wake)
+        pending.take()
+    }
+
+    /// `epoll_wait` that does not wait.
+    fn poll(&self) -> bool {
+        self.pending.lock().unwrap().take()
     }
 
     fn has_work(&self) -> bool {
@@ -230,6 +244,10 @@ impl Workplace {
         let mut is_searching = false;
         // Relaxed: a count, read for its own sake.
         while self.taken.load(Ordering::Relaxed) < self.units_total {
+            if self.do_tick && self.poll() {
+                self.idle.take_claim(is_searching);
+                is_searching = true;
+            }
             is_searching = is_searching || self.idle.begin_search();
             if is_searching && self.steal() {
                 is_searching = false;
@@ -245,7 +263,10 @@ impl Workplace {
             } else if !self.idle.fall_asleep(std::mem::take(&mut is_searching), || self.has_work()) {
                 is_searching = true;
             } else {
-                is_searching = self.wait();
+                if self.wait() {
+                    self.idle.take_claim(is_searching);
+                    is_searching = true;
+                }
                 self.idle.woken();
             }
         }
@@ -300,6 +321,29 @@ fn a_sleeper_may_be_woken_by_a_socket_instead() {
         place.enqueue();
         worker.join().unwrap();
     });
+}
+
+/// A worker that searches anyway may be the one to hear that it was chosen to be woken.
+fn a_searcher_that_polls(left_out: Option<Mutant>) {
+    explore(left_out, Some(3), || {
+        let place = Arc::new(Workplace { do_tick: true, ..Workplace::new(1, 2) });
+        let other = place.clone();
+        let worker = thread::spawn(move || other.work(|| ()));
+        place.enqueue();
+        place.enqueue();
+        worker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_claim_is_counted_once() {
+    a_searcher_that_polls(None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_claim_counted_twice_leaves_a_sleeper_asleep() {
+    a_searcher_that_polls(Some(Mutant::ClaimCountedTwice));
 }
 
 /// Two workers and two units that each need the other to be running: both must be awake at once, although only one is

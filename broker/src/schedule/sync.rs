@@ -26,6 +26,8 @@ pub(super) enum Mutant {
     SleepNoFence,
     /// `Idle::fall_asleep` does not look again.
     SleepNoCheck,
+    /// `Idle::take_claim` leaves a searcher counted twice.
+    ClaimCountedTwice,
     /// `Idle::end_search` has no fence.
     SearchNoFence,
     /// `Idle::end_search` does not look again.

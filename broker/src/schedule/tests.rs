@@ -22,6 +22,14 @@ fn until(happened: impl Fn() -> bool) {
     }
 }
 
+/// Shuts down once all workers sleep. That they come to it, with no search or wake left in the books, is part of each
+/// test: a leak there would let work lie, much later.
+fn rest_and_stop<L: 'static>(scheduler: &Scheduler<L>) {
+    until(|| scheduler.shared.idle.is_at_rest());
+    assert!(!scheduler.shared.has_work());
+    scheduler.shutdown();
+}
+
 /// A task that does what its closure says.
 struct Closure<F> {
     state: TaskState,
@@ -127,7 +135,7 @@ fn echo_many(workers: usize, connections: usize, rounds: usize) {
     let tasks: Vec<_> = all.into_iter().map(|(_, task)| task).collect();
     // The streams are closed now: each task finds its end, closes its registration and goes.
     until(|| tasks.iter().all(|task| task.strong_count() == 0));
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
     assert_eq!(scheduler.metrics().total().panics, 0);
 }
 
@@ -161,7 +169,7 @@ fn a_flood_larger_than_all_buffers_comes_back_whole() {
             assert_eq!(u64::from_be_bytes(word), n);
         }
         writer.join().unwrap();
-        scheduler.shutdown();
+        rest_and_stop(&scheduler);
     }
 }
 
@@ -194,7 +202,7 @@ fn no_notification_is_lost_and_no_run_overlaps() {
         until(|| seen.load(Ordering::Relaxed) == NOTIFIERS * EACH);
         until(|| watcher.state.is_idle());
         assert_eq!(watcher.panics.load(Ordering::SeqCst), 0);
-        scheduler.shutdown();
+        rest_and_stop(&scheduler);
     }
 }
 
@@ -216,7 +224,7 @@ fn work_of_a_busy_worker_is_stolen() {
     });
     let ran_on: Vec<_> = (0..2).map(|_| all_done.recv().unwrap()).collect();
     assert_eq!(ran_on.iter().filter(|(from, on)| from == on).count(), 1, "one stays, one is stolen");
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
     let total = scheduler.metrics().total();
     assert!(total.steals >= 1 && total.jobs_run == 3, "{total:?}");
 }
@@ -244,7 +252,7 @@ fn a_skewed_load_is_shared() {
         }
     });
     until(|| ended.load(Ordering::SeqCst));
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
     let metrics = scheduler.metrics();
     assert!(metrics.total().steals >= 1, "{metrics:?}");
     assert!(metrics.workers.iter().all(|worker| worker.tasks_run > 100), "{metrics:?}");
@@ -275,7 +283,7 @@ fn a_hot_task_does_not_keep_a_quiet_one_waiting() {
     is_done.recv().unwrap();
     stop.store(true, Ordering::SeqCst);
     until(|| hot.state.is_idle());
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
 }
 
 #[test]
@@ -300,7 +308,7 @@ fn one_worker_runs_in_order_of_arrival() {
         worker.scheduler().spawn(move |_| tell.send("second").unwrap());
     });
     assert_eq!(told.iter().collect::<Vec<_>>(), ["task", "first", "second", "task"]);
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
 }
 
 #[test]
@@ -336,7 +344,7 @@ fn a_panic_stays_with_its_task() {
         // And the task can be run again.
         scheduler.notify(&bad, Ready::USER2);
         until(|| bad.state.is_idle());
-        scheduler.shutdown();
+        rest_and_stop(&scheduler);
         assert_eq!(scheduler.metrics().total().panics, 11);
     }
 }
@@ -361,7 +369,7 @@ fn a_panic_in_drop_does_not_end_the_worker() {
     let (done, is_done) = mpsc::channel();
     scheduler.spawn(move |_| done.send(()).unwrap());
     is_done.recv().unwrap();
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
     assert_eq!(scheduler.metrics().total().panics, 1);
 }
 
@@ -376,12 +384,17 @@ fn a_closed_registration_hears_nothing() {
         runs_there.fetch_add(1, Ordering::SeqCst);
         Outcome::Idle
     });
-    // Each of these is an edge, an answer by the one worker, and so a sign that earlier edges were looked at.
-    let (mut stream, _) = echo_pair(&scheduler, 64);
-    let mut look = || {
-        stream.write_all(b"x").unwrap();
-        stream.read_exact(&mut [0]).unwrap();
-        until(|| watcher.state.is_idle());
+    // The kernel lists edges in order of arrival, and one worker runs them in that order: when a later edge was heard,
+    // earlier ones have been.
+    let look = || {
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let (tell, told) = mpsc::channel();
+        let sentinel = task(move |_, _: &mut Worker<()>| {
+            tell.send(()).unwrap();
+            Outcome::Idle
+        });
+        let _registration = scheduler.register(&socket, sentinel).unwrap();
+        told.recv().unwrap();
         runs.load(Ordering::SeqCst)
     };
     let registration = scheduler.register_for(&theirs, watcher.clone(), Interest::Read).unwrap();
@@ -403,7 +416,7 @@ fn a_closed_registration_hears_nothing() {
     assert_eq!(again.deregister(&theirs).unwrap_err().kind(), io::ErrorKind::NotFound);
     ours.write_all(b"x").unwrap();
     assert_eq!(look(), 3);
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
 }
 
 #[test]
@@ -420,7 +433,7 @@ fn a_hangup_is_told() {
     let _registration = scheduler.register(&theirs, watcher).unwrap();
     drop(ours);
     assert!(told.recv().unwrap().contains(Ready::READABLE | Ready::HANGUP));
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
 }
 
 #[test]
@@ -439,7 +452,7 @@ fn a_waker_wakes_while_its_task_lives() {
     drop(sleeper);
     waker.wake();
     assert!(told.recv().is_err(), "the task has gone, and its end of the channel with it");
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
 }
 
 #[test]
@@ -453,7 +466,7 @@ fn wakers_used_on_a_worker_use_its_queue() {
     let waker = scheduler.waker(&sleeper);
     scheduler.spawn(move |_| waker.wake());
     told.recv().unwrap();
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
     assert_eq!(scheduler.metrics().total().injections, 1, "the job itself, and not the wake");
 }
 
@@ -464,6 +477,7 @@ fn shutdown_ends_all_and_drops_what_waits() {
         let (_stream, echo) = echo_pair(&scheduler, 64);
         let hot = task(|_, _: &mut Worker<()>| Outcome::Again(Ready::NONE));
         scheduler.notify(&hot, Ready::NONE);
+        until(|| scheduler.metrics().total().tasks_run > 10);
         scheduler.shutdown();
         assert!(scheduler.is_shut_down());
         scheduler.shutdown();
@@ -477,6 +491,25 @@ fn shutdown_ends_all_and_drops_what_waits() {
         assert_eq!(scheduler.metrics().total().tasks_run, runs);
         assert_eq!(Arc::strong_count(&hot), 1);
         assert_eq!(Arc::strong_count(&scheduler.shared), 1, "nothing else holds the scheduler");
+    }
+}
+
+#[test]
+fn spinning_before_sleep_changes_nothing_else() {
+    for workers in [1, 2] {
+        let spin = Duration::from_micros(200);
+        let config = SchedulerConfig { workers, spin, ..SchedulerConfig::default() };
+        let scheduler = Scheduler::start(config).unwrap();
+        let (mut stream, _) = echo_pair(&scheduler, 64);
+        let (tell, told) = mpsc::channel();
+        for _ in 0..1000 {
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            let tell = tell.clone();
+            scheduler.spawn(move |worker| worker.spawn(move |_| tell.send(()).unwrap()));
+            told.recv().unwrap();
+        }
+        rest_and_stop(&scheduler);
     }
 }
 
@@ -506,5 +539,5 @@ fn local_state_is_made_per_worker() {
     let mut all: Vec<_> = told.iter().map(|(index, local, _)| (index, local)).collect();
     all.sort_unstable();
     assert_eq!(all, [(0, 0), (1, 1)]);
-    scheduler.shutdown();
+    rest_and_stop(&scheduler);
 }

@@ -134,6 +134,13 @@ impl<L: 'static> Deref for Worker<L> {
     }
 }
 
+/// Whether the first of several events is run before all that is queued: right only when nothing is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direct {
+    Yes,
+    No,
+}
+
 /// When a unit that a run enqueues has to be seen by others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Urgency {
@@ -194,6 +201,10 @@ impl<L: 'static> Worker<L> {
         while catch_unwind(AssertUnwindSafe(|| self.run_loop())).is_err() {
             self.queue.counters().panics.add(1);
         }
+        // The stealers keep the queue, and with it what is queued, which may hold the scheduler: empty it here.
+        while let Some(unit) = self.queue.local.units.pop() {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(unit)));
+        }
         CURRENT.set(None);
     }
 
@@ -232,9 +243,8 @@ impl<L: 'static> Worker<L> {
         if !self.queue.scheduler.shared.idle.somebody_sleeps() {
             self.queue.counters().polls.add(1);
             self.poll(Some(Duration::ZERO));
-            if let Some(unit) = self.fetch_events(false) {
-                self.queue.local.units.push(unit);
-            }
+            let none = self.fetch_events(Direct::No);
+            debug_assert!(none.is_none());
         }
     }
 
@@ -260,6 +270,11 @@ impl<L: 'static> Worker<L> {
 
     /// Sleeps until there are events, or somebody calls. Returns at once if there is work after all.
     fn park(&mut self) -> Option<Unit<L>> {
+        if self.is_searching
+            && let Some(unit) = self.spin()
+        {
+            return Some(unit);
+        }
         let was_searching = std::mem::take(&mut self.is_searching);
         let shared = &self.queue.scheduler.shared;
         if !shared.idle.fall_asleep(was_searching, || shared.has_work()) {
@@ -273,7 +288,26 @@ impl<L: 'static> Worker<L> {
         self.since_tick = 0;
         self.ticked_ns = shared.elapsed_ns();
         self.queue.now_ns.set(self.ticked_ns);
-        self.fetch_events(true)
+        self.fetch_events(Direct::Yes)
+    }
+
+    /// Looks for events for a while before sleeping, if configured to. It goes on being counted as searching, so nobody
+    /// is woken meanwhile for what it will find itself.
+    fn spin(&mut self) -> Option<Unit<L>> {
+        let spin_ns = self.queue.scheduler.shared.config.spin.as_nanos() as u64;
+        let until_ns = self.queue.now_ns().saturating_add(spin_ns);
+        while self.queue.now_ns() < until_ns && !self.queue.scheduler.is_shut_down() {
+            if self.queue.scheduler.shared.has_work() {
+                return self.search();
+            }
+            self.queue.counters().polls.add(1);
+            self.poll(Some(Duration::ZERO));
+            self.queue.now_ns.set(self.queue.scheduler.shared.elapsed_ns());
+            if let Some(unit) = self.fetch_events(Direct::Yes) {
+                return Some(unit);
+            }
+        }
+        None
     }
 
     fn poll(&mut self, timeout: Option<Duration>) {
@@ -281,17 +315,20 @@ impl<L: 'static> Worker<L> {
         result.expect("an epoll set that exists can be waited on");
     }
 
-    /// Turns events into queued tasks. The first is returned, to be run at once; for the others a worker is woken, if
-    /// asked to.
-    fn fetch_events(&mut self, wake: bool) -> Option<Unit<L>> {
+    /// Turns events into queued tasks, in the order of the events. The first is returned instead if it is to be run
+    /// directly; a worker is then woken for the others. (Otherwise that is done after the next unit, if there are many.)
+    fn fetch_events(&mut self, direct: Direct) -> Option<Unit<L>> {
         let shared = &self.queue.scheduler.shared;
         let counters = self.queue.counters();
         counters.events.add(self.events.len() as u64);
         let (mut first, mut pushed) = (None, false);
         for event in self.events.iter() {
             if event.token >= super::TOKENS_OWN {
-                // Whoever woke us has counted us as a searcher. (Told to stop, run_loop will see it.)
-                self.is_searching |= event.token == super::TOKEN_WAKE;
+                if event.token == super::TOKEN_WAKE {
+                    shared.idle.take_claim(self.is_searching);
+                    self.is_searching = true;
+                }
+                // Told to stop, run_loop will see it.
                 continue;
             }
             let Some(task) = shared.registry.get(event.token) else {
@@ -308,14 +345,14 @@ impl<L: 'static> Worker<L> {
             }
             if !task.state().notify(ready) {
                 counters.events_merged.add(1);
-            } else if first.is_none() {
+            } else if direct == Direct::Yes && first.is_none() {
                 first = Some(Unit::Task(task));
             } else {
                 self.queue.local.units.push(Unit::Task(task));
                 pushed = true;
             }
         }
-        if pushed && wake && shared.idle.claim_wake() {
+        if pushed && direct == Direct::Yes && shared.idle.claim_wake() {
             self.queue.wake();
         }
         first
