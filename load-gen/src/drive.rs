@@ -97,11 +97,6 @@ impl Drive {
     /// Takes over `ports`; their sockets become non-blocking.
     pub fn new(ports: Vec<Port>) -> Result<Drive, Error> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(doing("epoll_create"))?;
-        for (i, port) in ports.iter().enumerate() {
-            rustix::io::ioctl_fionbio(&port.fd, true).map_err(doing("FIONBIO"))?;
-            epoll::add(&epoll, &port.fd, EventData::new_u64(i as u64), port.flags())
-                .map_err(doing("epoll_ctl"))?;
-        }
         let mut drive =
             Drive { epoll, timer: None, ports, buf: vec![0; READ_BYTES], busy: 0, intake: Intake::default() };
         for (i, port) in drive.ports.iter().enumerate() {
