@@ -95,6 +95,54 @@ impl Checker {
     }
 }
 
+/// Follows numbers that may come in any order. One bit for each number up to the greatest.
+#[derive(Clone, Debug, Default)]
+pub struct Unordered {
+    seen: Vec<u64>,
+    received: u64,
+    duplicated: u64,
+    wild: u64,
+}
+
+/// Numbers beyond this one are not tracked but counted as damaged.
+const UNORDERED_MAX: u64 = 1 << 32;
+
+impl Unordered {
+    /// A number came in.
+    pub fn see(&mut self, n: u64) {
+        if n >= UNORDERED_MAX {
+            self.wild += 1;
+            return;
+        }
+        let (word, bit) = ((n / 64) as usize, 1 << (n % 64));
+        if word >= self.seen.len() {
+            self.seen.resize(word + 1, 0);
+        }
+        if self.seen[word] & bit == 0 {
+            self.seen[word] |= bit;
+            self.received += 1;
+        } else {
+            self.duplicated += 1;
+        }
+    }
+
+    /// The verdict, given that numbers 0 to `sent` were sent.
+    pub fn faults(&self, sent: u64) -> Faults {
+        let full_words = (sent / 64) as usize;
+        let mut beyond = 0;
+        for (i, word) in self.seen.iter().enumerate().skip(full_words) {
+            let allowed = if i == full_words { (1 << (sent % 64)) - 1 } else { 0 };
+            beyond += u64::from((word & !allowed).count_ones());
+        }
+        Faults {
+            lost: sent - (self.received - beyond),
+            duplicated: self.duplicated,
+            damaged: self.wild + beyond,
+            ..Faults::default()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +165,19 @@ mod tests {
         check(&[0, 2, 1], 3, 0, 0, 1);
         check(&[2, 1, 0], 3, 0, 0, 2);
         check(&[0, 3, 1, 1], 5, 2, 1, 1);
+    }
+
+    #[test]
+    fn unordered_numbers() {
+        let mut u = Unordered::default();
+        (0..200).rev().for_each(|n| u.see(n));
+        assert_eq!(u.faults(200), Faults::default());
+        assert_eq!(u.faults(202).lost, 2);
+        assert_eq!(u.faults(190), Faults { damaged: 10, ..Faults::default() });
+        assert_eq!(u.faults(128).damaged, 72);
+        u.see(7);
+        u.see(u64::MAX);
+        assert_eq!(u.faults(200), Faults { duplicated: 1, damaged: 1, ..Faults::default() });
     }
 
     #[test]

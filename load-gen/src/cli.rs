@@ -76,9 +76,9 @@ struct Common {
     #[arg(long, global = true, default_value = "10", value_name = "SECONDS", help_heading = "Amount")]
     patience: f64,
 
-    /// Bytes of payload, at least 16
-    #[arg(long, global = true, default_value = "64", value_name = "BYTES", help_heading = "Messages")]
-    payload: usize,
+    /// Bytes of payload, at least 16 [default: 64; for stall 1000000]
+    #[arg(long, global = true, value_name = "BYTES", help_heading = "Messages")]
+    payload: Option<usize>,
     /// Events in each Turn packet
     #[arg(long, global = true, default_value = "1", value_name = "N", help_heading = "Messages")]
     events_per_packet: usize,
@@ -121,6 +121,82 @@ enum Scenario {
     },
     /// Round trips between two sessions, one message in flight: latency
     PingPong,
+    /// Assertions made and retracted, seen by one observer; figures are per event, of which each makes two
+    Churn {
+        /// Assertions alive at a time beyond the one that comes and goes
+        #[arg(long, default_value = "0")]
+        live: u64,
+    },
+    /// 1->1 among observers of other literals, compared with 1->1 alone
+    Observers {
+        /// Number of other observers
+        #[arg(long, default_value = "100000")]
+        count: usize,
+        /// Sessions that they are spread over
+        #[arg(long, default_value = "1000")]
+        connections: usize,
+    },
+    /// 1->1 among patterns with other constant positions for the same label; one point per count
+    ///
+    /// Messages carry 14 more fields. Pattern k is <group <rec Says> {0: <lit "x"> 1: <bind <_>> ...}> with a
+    /// constant, never equal, in each field whose bit is set in k.
+    Skeletons {
+        /// Numbers of skeletons, ascending, at most 16383
+        #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000,10000")]
+        counts: Vec<usize>,
+        /// Sessions that they are spread over
+        #[arg(long, default_value = "1")]
+        connections: usize,
+        /// Let the first constant be the producer's name, so that each pattern nearly matches
+        #[arg(long)]
+        same_name: bool,
+    },
+    /// 1->1 while assertions <Held n "..."> are held, compared with 1->1 alone; memory per assertion
+    ///
+    /// Memory is told as growth, so use a freshly started broker for it, and no repetitions.
+    Held {
+        /// Number of assertions
+        #[arg(long, default_value = "1000000")]
+        count: u64,
+        /// Bytes of each when encoded
+        #[arg(long, default_value = "60")]
+        value_bytes: usize,
+        /// Have one session observe them, and check that it sees each, and each one's end
+        #[arg(long)]
+        observed: bool,
+    },
+    /// Connections that do nothing: memory per connection, connected only and with the reference resolved
+    Idle {
+        /// Number of connections
+        #[arg(long, default_value = "10000")]
+        count: usize,
+    },
+    /// Consumers that stop reading: memory, throttling, and whether everything is there when they go on
+    ///
+    /// Messages have 1 MB of payload unless --payload says otherwise. --duration is how long the consumers stall;
+    /// --messages limits what is sent to them. A pair of bystanders goes on meanwhile, with 64 B.
+    Stall {
+        /// Number of stalled consumers
+        #[arg(long, default_value = "1000")]
+        observers: usize,
+        /// No bystanders
+        #[arg(long)]
+        alone: bool,
+    },
+    /// An observer of many assertions that stops reading: memory beyond the store
+    StallAssertions {
+        /// Number of assertions
+        #[arg(long, default_value = "1000000")]
+        count: u64,
+        /// Bytes of each when encoded
+        #[arg(long, default_value = "60")]
+        value_bytes: usize,
+        /// The observer is there before the assertions rather than after them
+        #[arg(long)]
+        early: bool,
+    },
+    /// Two clients through a bare relay instead of a broker: what moving the bytes costs
+    RelayFloor,
     /// A fixed rate; latency counts from the instant each message was meant to be sent
     OpenLoop {
         /// Messages per second
@@ -138,7 +214,7 @@ impl Cli {
         let settings = self.settings()?;
         let mut samples: Vec<Sample> = vec![];
         for _ in 0..self.common.repeat.max(1) {
-            samples.extend(self.scenario.run(&settings)?);
+            samples.extend(self.scenario.run(&settings, seconds(self.common.duration)?)?);
         }
         let command = std::env::args().collect();
         let report = Report::new(self.scenario.name(), settings.address.to_string(), command, &samples);
@@ -159,10 +235,11 @@ impl Cli {
                 return Err(Error::Usage("give the broker's address with --tcp or --unix".into()));
             }
         };
-        if c.payload < HEAD_BYTES {
+        let usual = if matches!(self.scenario, Scenario::Stall { .. }) { 1_000_000 } else { 64 };
+        let payload_bytes = c.payload.unwrap_or(usual);
+        if payload_bytes < HEAD_BYTES {
             return Err(Error::Usage(format!("a payload has at least {HEAD_BYTES} bytes")));
         }
-        let seconds = |s: f64| Duration::try_from_secs_f64(s).map_err(|e| Error::Usage(e.to_string()));
         Ok(Settings {
             address,
             protocol: match c.protocol {
@@ -176,7 +253,7 @@ impl Cli {
             },
             warmup: seconds(c.warmup)?,
             patience: seconds(c.patience)?,
-            payload_bytes: c.payload,
+            payload_bytes,
             events_per_packet: c.events_per_packet.max(1),
             write_bytes: c.write_bytes,
             captures_both: c.capture_both,
@@ -188,6 +265,10 @@ impl Cli {
     }
 }
 
+fn seconds(s: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(s).map_err(|e| Error::Usage(e.to_string()))
+}
+
 impl Scenario {
     fn name(&self) -> &'static str {
         match self {
@@ -195,16 +276,42 @@ impl Scenario {
             Scenario::FanOut { .. } => "fan-out",
             Scenario::Pairs { .. } => "pairs",
             Scenario::PingPong => "ping-pong",
+            Scenario::Churn { .. } => "churn",
+            Scenario::Observers { .. } => "observers",
+            Scenario::Skeletons { .. } => "skeletons",
+            Scenario::Held { .. } => "held",
+            Scenario::Idle { .. } => "idle",
+            Scenario::Stall { .. } => "stall",
+            Scenario::StallAssertions { .. } => "stall-assertions",
+            Scenario::RelayFloor => "relay-floor",
             Scenario::OpenLoop { .. } => "open-loop",
         }
     }
 
-    fn run(&self, settings: &Settings) -> Result<Vec<Sample>, Error> {
+    fn run(&self, settings: &Settings, stall: Duration) -> Result<Vec<Sample>, Error> {
         match self {
             Scenario::OneToOne => scenario::one_to_one(settings),
             Scenario::FanOut { consumers } => scenario::fan_out(settings, *consumers),
             Scenario::Pairs { pairs } => scenario::pairs(settings, *pairs),
             Scenario::PingPong => scenario::ping_pong::run(settings),
+            Scenario::Churn { live } => scenario::churn::run(settings, *live),
+            Scenario::Observers { count, connections } => {
+                scenario::crowd::observers(settings, *count, *connections)
+            }
+            Scenario::Skeletons { counts, connections, same_name } => {
+                scenario::crowd::skeletons(settings, counts, *connections, *same_name)
+            }
+            Scenario::Held { count, value_bytes, observed } => {
+                scenario::crowd::held_by_one(settings, *count, *value_bytes, *observed)
+            }
+            Scenario::Idle { count } => scenario::idle::run(settings, *count),
+            Scenario::Stall { observers, alone } => {
+                scenario::stall::messages(settings, *observers, stall, !alone)
+            }
+            Scenario::StallAssertions { count, value_bytes, early } => {
+                scenario::stall::assertions(settings, *count, *value_bytes, stall, *early)
+            }
+            Scenario::RelayFloor => scenario::relay_floor(settings),
             Scenario::OpenLoop { rate, consumers } => scenario::open_loop(settings, *rate, *consumers),
         }
     }

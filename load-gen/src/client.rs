@@ -211,6 +211,11 @@ impl Client {
         self.send(&packet)
     }
 
+    /// Whether this session's barrier is a mere pause.
+    pub fn is_pausing(&self) -> bool {
+        matches!(self.barrier, Barrier::Pause(_))
+    }
+
     /// Waits until the dataspace has processed all that this session sent.
     pub fn barrier(&mut self) -> Result<(), Error> {
         match self.barrier {

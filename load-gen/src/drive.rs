@@ -5,15 +5,17 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::check::Faults;
 use crate::client::{Error, doing};
 use crate::payload::now_ns;
+use crate::screen::Screen;
 use crate::sink::{Intake, Sink};
 use crate::source::Source;
 
@@ -95,15 +97,28 @@ impl Drive {
     /// Takes over `ports`; their sockets become non-blocking.
     pub fn new(ports: Vec<Port>) -> Result<Drive, Error> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(doing("epoll_create"))?;
-        for (i, port) in ports.iter().enumerate() {
-            rustix::io::ioctl_fionbio(&port.fd, true).map_err(doing("FIONBIO"))?;
-            epoll::add(&epoll, &port.fd, EventData::new_u64(i as u64), port.flags())
-                .map_err(doing("epoll_ctl"))?;
-        }
         let mut drive =
             Drive { epoll, timer: None, ports, buf: vec![0; READ_BYTES], busy: 0, intake: Intake::default() };
+        for (i, port) in drive.ports.iter().enumerate() {
+            drive.register(i, port)?;
+        }
         drive.decode_what_was_kept()?;
         Ok(drive)
+    }
+
+    fn register(&self, i: usize, port: &Port) -> Result<(), Error> {
+        rustix::io::ioctl_fionbio(&port.fd, true).map_err(doing("FIONBIO"))?;
+        epoll::add(&self.epoll, &port.fd, EventData::new_u64(i as u64), port.flags())
+            .map_err(doing("epoll_ctl"))
+    }
+
+    /// Takes over one more port; gives its number. What was read before is decoded at once.
+    pub fn add(&mut self, port: Port) -> Result<usize, Error> {
+        let i = self.ports.len();
+        self.register(i, &port)?;
+        self.ports.push(port);
+        self.decode_what_was_kept()?;
+        Ok(i)
     }
 
     /// The ports, in the order given.
@@ -138,6 +153,35 @@ impl Drive {
     pub fn set_reading(&mut self, i: usize, is_reading: bool) -> Result<(), Error> {
         self.ports[i].is_reading = is_reading;
         self.update(i)
+    }
+
+    /// Ends port `i`'s session. Nothing more is read from it or written to it.
+    pub fn hang_up(&mut self, i: usize) -> Result<(), Error> {
+        self.set_done(i, true);
+        let port = &mut self.ports[i];
+        (port.is_reading, port.is_writing, port.source) = (false, false, None);
+        epoll::delete(&self.epoll, &port.fd).map_err(doing("epoll_ctl"))?;
+        rustix::net::shutdown(&port.fd, Shutdown::Both).map_err(doing("shutdown"))
+    }
+
+    /// Tells port `i`'s consumer that the end of every assertion is expected from now on.
+    pub fn expect_end(&mut self, i: usize) {
+        self.ports[i].sink.expect_end();
+    }
+
+    /// Goes on until every source is done and `expected` deliveries have come in all, or until nothing has moved
+    /// for `patience`; says whether all came.
+    pub fn drain(&mut self, expected: u64, patience: Duration, screen: &mut Screen) -> Result<bool, Error> {
+        let mut quiet_since: Option<Instant> = None;
+        while self.busy > 0 || self.intake.delivered < expected {
+            if self.step(20)? {
+                quiet_since = None;
+            } else if quiet_since.get_or_insert_with(Instant::now).elapsed() > patience {
+                return Ok(false);
+            }
+            screen.counts(|| expected, self.intake.delivered);
+        }
+        Ok(true)
     }
 
     /// Deliveries due in total once producers have sent `sent`.

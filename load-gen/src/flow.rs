@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::check::Faults;
 use crate::client::{Client, Error};
 use crate::drive::{Drive, Port};
 use crate::nats;
@@ -95,6 +96,11 @@ impl Flow {
             let port = open_producer(settings, plan, n, control.clone())?;
             lanes[n % threads].push(port);
         }
+        Flow::of(lanes, controls)
+    }
+
+    /// Takes ports that were set up elsewhere: one list for each thread, and the control of each producer.
+    pub fn of(lanes: Vec<Vec<Port>>, controls: Vec<Arc<Control>>) -> Result<Flow, Error> {
         let drives = lanes.into_iter().filter(|l| !l.is_empty()).map(Drive::new).collect::<Result<_, _>>()?;
         Ok(Flow { drives, controls })
     }
@@ -115,8 +121,7 @@ impl Flow {
         sample.messages = phase.messages;
         sample.deliveries = phase.deliveries;
         sample.seconds = phase.duration.as_secs_f64();
-        let sent = self.sent();
-        self.drives.iter().for_each(|d| sample.faults.add(&d.faults(&sent)));
+        sample.faults = self.faults();
         let mut latency = Latency::default();
         self.drives.iter().for_each(|d| latency.add(&d.intake.latency));
         sample.latency = latency.quantiles();
@@ -163,6 +168,14 @@ impl Flow {
             messages: self.sent().iter().sum::<u64>() - sent_before,
             deliveries: self.delivered() - delivered_before,
         })
+    }
+
+    /// The verdict so far.
+    pub fn faults(&self) -> Faults {
+        let sent = self.sent();
+        let mut sum = Faults::default();
+        self.drives.iter().for_each(|d| sum.add(&d.faults(&sent)));
+        sum
     }
 
     /// Messages that each producer has sent so far.
@@ -265,7 +278,13 @@ pub fn says_pattern(name: &str) -> Pattern {
     Pattern::Rec("Says", vec![(0, Pattern::Lit(name.to_owned())), (1, Pattern::Bind)])
 }
 
-fn open_consumer(s: &Settings, producers: usize, follows: &[usize], is_timing: bool) -> Result<Port, Error> {
+/// Connects a consumer that follows the given producers out of so many; its observers are in place afterwards.
+pub fn open_consumer(
+    s: &Settings,
+    producers: usize,
+    follows: &[usize],
+    is_timing: bool,
+) -> Result<Port, Error> {
     let scrutiny = s.scrutiny(is_timing);
     let by_literal = || Subscriptions::by_literal(follows.to_vec(), s.payload_bytes, scrutiny);
     match s.protocol {
@@ -293,7 +312,8 @@ fn open_consumer(s: &Settings, producers: usize, follows: &[usize], is_timing: b
     }
 }
 
-fn open_producer(s: &Settings, plan: &Plan, number: usize, control: Arc<Control>) -> Result<Port, Error> {
+/// Connects producer `number` of a plan.
+pub fn open_producer(s: &Settings, plan: &Plan, number: usize, control: Arc<Control>) -> Result<Port, Error> {
     let mut shape = s.shape(producer_name(number));
     shape.extra_fields = plan.extra_fields;
     let nothing = Subscriptions::by_literal(vec![], s.payload_bytes, s.scrutiny(false));

@@ -30,16 +30,37 @@ impl Stamp {
     }
 }
 
-/// The byte at offset `at` of every payload, beyond the head.
-#[inline]
-pub fn filling(at: usize) -> u8 {
-    // 251 is prime, so that no power-of-two displacement goes unseen.
-    (at % 251) as u8
+/// After how many bytes the filling repeats: a prime, so that no power-of-two displacement goes unseen.
+const PERIOD: usize = 251;
+
+/// The filling, often enough that long payloads are compared in long pieces.
+static FILLING: [u8; PERIOD * 32] = {
+    let mut bytes = [0; PERIOD * 32];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = (at % PERIOD) as u8;
+        at += 1;
+    }
+    bytes
+};
+
+/// Whether `bytes`, found `offset` bytes into a payload, are what was sent. The head is not looked at.
+pub fn is_intact(offset: usize, bytes: &[u8]) -> bool {
+    let skipped = HEAD_BYTES.saturating_sub(offset).min(bytes.len());
+    let (mut at, mut rest) = ((offset + skipped) % PERIOD, &bytes[skipped..]);
+    while !rest.is_empty() {
+        let n = rest.len().min(FILLING.len() - at);
+        if rest[..n] != FILLING[at..at + n] {
+            return false;
+        }
+        (at, rest) = (0, &rest[n..]);
+    }
+    true
 }
 
 /// A payload of `len` bytes with an empty head.
 pub fn blank(len: usize) -> Vec<u8> {
-    let mut payload: Vec<u8> = (0..len).map(filling).collect();
+    let mut payload: Vec<u8> = (0..len).map(|at| (at % PERIOD) as u8).collect();
     Stamp { seq: 0, sent_ns: 0 }.write(&mut payload);
     payload
 }
@@ -62,6 +83,18 @@ mod tests {
         stamp.write(&mut payload);
         assert_eq!(Stamp::read(&payload), stamp);
         assert_eq!(payload[63], 63);
+    }
+
+    #[test]
+    fn damage_is_seen_in_any_piece() {
+        let payload = blank(30_000);
+        for offset in [0, 1, 15, 16, 17, 250, 251, 9_000, 29_999] {
+            assert!(is_intact(offset, &payload[offset..]));
+            let mut spoilt = payload[offset..].to_vec();
+            *spoilt.last_mut().unwrap() ^= 1;
+            assert!(!is_intact(offset, &spoilt));
+        }
+        assert!(is_intact(0, &[9; HEAD_BYTES]) && !is_intact(1, &payload[2..300]));
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::client::{Address, Barrier};
+use crate::client::{Address, Barrier, Error, doing};
 use crate::screen::Screen;
 use crate::sink::Scrutiny;
 use crate::source::Shape;
+
+/// Pause before the broker's memory is read.
+const REST: Duration = Duration::from_millis(300);
 
 /// The language spoken to the server under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,21 @@ impl Settings {
             extra_fields: 0,
             write_bytes: self.write_bytes,
         }
+    }
+
+    /// Refuses scenarios that only Syndicate brokers can play.
+    pub fn require_syndicate(&self, scenario: &str) -> Result<(), Error> {
+        match self.protocol {
+            Protocol::Syndicate => Ok(()),
+            _ => Err(Error::Usage(format!("{scenario} needs a Syndicate broker"))),
+        }
+    }
+
+    /// The broker's resident memory in KiB, if its process is known, once it had a moment to come to rest.
+    pub fn broker_rss_kib(&self) -> Result<Option<u64>, Error> {
+        let Some(pid) = self.broker_pid else { return Ok(None) };
+        std::thread::sleep(REST);
+        crate::usage::rss_kib(pid).map(Some).map_err(doing(&format!("reading /proc/{pid}")))
     }
 
     /// How thoroughly consumers look; latencies are sampled unless the run is about them.

@@ -1,9 +1,7 @@
 //! What consumers do with what they read: count it, check it, time it.
 
-use std::sync::Arc;
-
 use crate::check::{Checker, Faults};
-use crate::payload::{HEAD_BYTES, Stamp, filling};
+use crate::payload::{HEAD_BYTES, Stamp, is_intact};
 use crate::record::Latency;
 use crate::wire::decode::{Event, Malformed};
 use crate::wire::stream::{Decoder, Handler};
@@ -36,6 +34,8 @@ pub trait Sink: Send {
     fn expected(&self, sent: &[u64]) -> u64;
     /// The verdict on what came, likewise. Misdeliveries and damage are counted in the [`Intake`].
     fn faults(&self, sent: &[u64]) -> Faults;
+    /// From now on the end of every assertion is expected too.
+    fn expect_end(&mut self) {}
 }
 
 /// For sessions that should receive nothing: whatever they do receive is misdelivered.
@@ -71,7 +71,7 @@ pub struct Subscriptions {
     producers: Vec<usize>,
     /// One per producer followed, in the order of `producers`; by producer number if that is empty.
     checkers: Vec<Checker>,
-    filling: Arc<[u8]>,
+    payload_bytes: usize,
     scrutiny: Scrutiny,
 }
 
@@ -79,13 +79,13 @@ impl Subscriptions {
     /// One observer for each of `producers`, by its literal name.
     pub fn by_literal(producers: Vec<usize>, payload_bytes: usize, scrutiny: Scrutiny) -> Subscriptions {
         let checkers = vec![Checker::default(); producers.len()];
-        Subscriptions { producers, checkers, filling: fill(payload_bytes), scrutiny }
+        Subscriptions { producers, checkers, payload_bytes, scrutiny }
     }
 
     /// A single observer of all `producers` that captures the name too.
     pub fn of_all(producers: usize, payload_bytes: usize, scrutiny: Scrutiny) -> Subscriptions {
         let checkers = vec![Checker::default(); producers];
-        Subscriptions { producers: vec![], checkers, filling: fill(payload_bytes), scrutiny }
+        Subscriptions { producers: vec![], checkers, payload_bytes, scrutiny }
     }
 
     fn producer(&self, checker: usize) -> usize {
@@ -113,16 +113,12 @@ impl Subscriptions {
         if stamp.seq & (self.scrutiny.time_every - 1) == 0 {
             intake.latency.record(intake.now_ns.saturating_sub(stamp.sent_ns));
         }
-        if stamp.seq & (self.scrutiny.body_every - 1) == 0 && payload.len() > HEAD_BYTES {
-            self.compare(HEAD_BYTES, &payload[HEAD_BYTES..], intake);
-        }
-    }
-
-    fn compare(&self, offset: usize, bytes: &[u8], intake: &mut Intake) {
-        let skipped = HEAD_BYTES.saturating_sub(offset).min(bytes.len());
-        let from = offset + skipped;
-        if self.filling.get(from..offset + bytes.len()) != Some(&bytes[skipped..]) {
-            intake.damaged += 1;
+        if stamp.seq & (self.scrutiny.body_every - 1) == 0 {
+            // A streamed payload comes as its head; its pieces have been compared.
+            let has_length = payload.len() == self.payload_bytes || payload.len() == HEAD_BYTES;
+            if !has_length || !is_intact(0, payload) {
+                intake.damaged += 1;
+            }
         }
     }
 
@@ -137,10 +133,6 @@ impl Subscriptions {
         }
         sum
     }
-}
-
-fn fill(payload_bytes: usize) -> Arc<[u8]> {
-    (0..payload_bytes).map(filling).collect()
 }
 
 /// The name of producer number `n`.
@@ -198,7 +190,9 @@ impl Handler for Taking<'_> {
         self.subscriptions.take(slot, payload, self.intake);
     }
     fn piece(&mut self, _slot: u32, offset: usize, bytes: &[u8]) {
-        self.subscriptions.compare(offset, bytes, self.intake);
+        if !is_intact(offset, bytes) {
+            self.intake.damaged += 1;
+        }
     }
     fn stray(&mut self, _oid: u64) {
         self.intake.misdelivered += 1;

@@ -67,13 +67,13 @@ impl Control {
         (self.first.load(Ordering::Relaxed), Pace::new(start_ns, per_second))
     }
 
-    fn set_sent(&self, sent: u64) {
+    pub(crate) fn set_sent(&self, sent: u64) {
         // Relaxed: see `sent`.
         self.sent.store(sent, Ordering::Relaxed);
     }
 
     /// How many more may be sent at `now_ns`.
-    fn room(&self, now_ns: u64) -> u64 {
+    pub(crate) fn room(&self, now_ns: u64) -> u64 {
         // Relaxed: see `allow`.
         if now_ns >= self.deadline_ns.load(Ordering::Relaxed) {
             return 0;

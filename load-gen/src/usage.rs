@@ -32,7 +32,7 @@ impl Usage {
             _ => usage.user_ns + usage.sys_ns,
         };
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        usage.rss_kib = field_kib(&status, "VmRSS:").unwrap_or(0);
+        usage.rss_kib = rss_kib(pid)?;
         usage.rss_peak_kib = field_kib(&status, "VmHWM:").unwrap_or(0);
         Ok(usage)
     }
@@ -53,8 +53,13 @@ pub fn reset_peak(pid: u32) -> bool {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok()
 }
 
-/// Resident memory of `pid` in KiB.
+/// Resident memory of `pid` in KiB, exactly: the kernel walks the page tables. Takes milliseconds for gigabytes.
 pub fn rss_kib(pid: u32) -> io::Result<u64> {
+    if let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        && let Some(kib) = field_kib(&rollup, "Rss:")
+    {
+        return Ok(kib);
+    }
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     field_kib(&status, "VmRSS:").ok_or_else(|| invalid("status"))
 }
