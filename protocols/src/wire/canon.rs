@@ -64,7 +64,7 @@ pub fn canonicalize(value: View<'_>, out: &mut Vec<u8>) -> Result<(), CanonError
 }
 
 /// Puts the elements of the set, or the entries of the dictionary, that `out` ends with into order.
-fn sort_children(done: &Open, out: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Result<(), CanonError> {
+fn sort_children(done: &Open, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<(), CanonError> {
     let step = match done.kind {
         tag::SET => 1,
         tag::DICTIONARY => 2,

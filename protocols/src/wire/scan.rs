@@ -217,7 +217,7 @@ impl Scanner {
                 }
                 tag::RECORD..=tag::DICTIONARY | tag::EMBEDDED | tag::ANNOTATION => {
                     self.open(first, node, pos)?;
-                    plain = first <= tag::SEQUENCE && first >= tag::RECORD;
+                    plain = matches!(first, tag::RECORD | tag::SEQUENCE);
                     pos += 1;
                     continue;
                 }
