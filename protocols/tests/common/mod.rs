@@ -1,6 +1,8 @@
 //! What the tests of this crate share.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod tree;
+
 use staunch_protocols::wire::{Limits, Progress, Scanner, canonicalize};
 
 /// The entries of a file of recorded vectors.
