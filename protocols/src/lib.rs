@@ -8,6 +8,7 @@
 //! - [`packet`]: Turns, events, errors and wire references.
 //! - [`caveat`]: what attenuated capabilities do to values, compiled once and run without trees.
 //! - [`sturdy`]: capabilities as signed data.
+//! - [`text`]: the Preserves text syntax, for people.
 //!
 //! **Invariant:** a [`wire::View`] only ever looks at bytes that a scanner has accepted. The parts of this
 //! crate that read views rely on it and index without further checks.
@@ -16,4 +17,5 @@
 pub mod caveat;
 pub mod packet;
 pub mod sturdy;
+pub mod text;
 pub mod wire;

@@ -1,27 +1,9 @@
 //! The machine syntax against vectors recorded from existing implementations.
 
-use staunch_protocols::wire::{Limits, Progress, Scanner, canonicalize};
+mod common;
 
-fn vectors(name: &str) -> Vec<serde_json::Value> {
-    let path = format!("{}/tests/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn unhex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
-}
-
-fn canonical(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut scanner = Scanner::new(Limits::default());
-    match scanner.scan(bytes).map_err(|e| e.to_string())? {
-        Progress::Complete(n) if n == bytes.len() => {}
-        other => return Err(format!("{other:?} of {}", bytes.len())),
-    }
-    let mut out = Vec::new();
-    canonicalize(scanner.view(bytes), &mut out).map_err(|e| e.to_string())?;
-    assert_eq!(scanner.is_canonical(), out == bytes, "canonical flag of {bytes:02x?}");
-    Ok(out)
-}
+use common::{canonical, parse_text, scanned, strings, unhex, vector_file, vectors};
+use staunch_protocols::wire::{Limits, Progress, Scanner, sort_key};
 
 /// The same verdict when every byte arrives alone.
 fn scan_bytewise(bytes: &[u8]) -> Result<Progress, String> {
@@ -64,5 +46,22 @@ fn binary_inputs_get_their_verdict() {
             "incomplete" => assert!(matches!(whole, Ok(Progress::Incomplete(_))), "{v}: {whole:?}"),
             _ => assert!(canonical(&bytes).is_err(), "{v}"),
         }
+    }
+}
+
+#[test]
+fn sort_keys_ascend_like_the_total_order() {
+    let file = vector_file("preserves-order.json");
+    let keys: Vec<(Vec<u8>, &str)> = strings(&file["ascending"])
+        .into_iter()
+        .map(|text| {
+            let bytes = parse_text(text);
+            let mut key = Vec::new();
+            sort_key(scanned(&bytes).view(&bytes), &mut key);
+            (key, text)
+        })
+        .collect();
+    for pair in keys.windows(2) {
+        assert!(pair[0].0 < pair[1].0, "{} < {}", pair[0].1, pair[1].1);
     }
 }

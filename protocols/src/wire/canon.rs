@@ -98,7 +98,7 @@ fn sort_children(done: &Open, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<(
 }
 
 /// An integer's content without bytes that only repeat its sign.
-fn minimal(mut content: &[u8]) -> &[u8] {
+pub(crate) fn minimal(mut content: &[u8]) -> &[u8] {
     loop {
         match content {
             [0] => return &[],

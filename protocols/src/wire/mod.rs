@@ -10,6 +10,7 @@ mod order;
 mod scan;
 mod view;
 
+pub(crate) use canon::minimal;
 pub use canon::{CanonError, canonicalize};
 pub use limits::Limits;
 pub use order::sort_key;

@@ -142,6 +142,12 @@ impl Scanner {
         self.canonical
     }
 
+    /// Up to which offset all tokens are complete and have been read, once and for all.
+    #[inline]
+    pub fn position(&self) -> usize {
+        self.pos
+    }
+
     /// Whether a value has been begun and is not complete.
     #[inline]
     pub fn is_mid_value(&self) -> bool {
@@ -178,6 +184,8 @@ impl Scanner {
 
     #[inline(always)]
     fn scan_from(&mut self, bytes: &[u8], at: &mut usize) -> Result<Progress, ScanErrorKind> {
+        // What lies past the limit is not looked at, so the verdict does not depend on how much has arrived.
+        let bytes = &bytes[..bytes.len().min(self.limits.packet_bytes_max as usize)];
         let mut pos = *at;
         // Whether the innermost open compound takes any number of elements in any order.
         let mut plain = matches!(self.stack.last(), Some(f) if matches!(f.kind, Kind::Plain | Kind::Record));
@@ -203,8 +211,8 @@ impl Scanner {
                             return Ok(Progress::Incomplete(bytes.len() + 1));
                         }
                     };
-                    self.check_atom(first, length)?;
                     self.check_size(body, length)?;
+                    self.check_atom(first, length)?;
                     let end = body + length as usize;
                     let Some(content) = bytes.get(body..end) else { return Ok(Progress::Incomplete(end)) };
                     match first {
@@ -237,7 +245,6 @@ impl Scanner {
                 continue;
             }
             if self.complete_value(bytes, pos)? {
-                self.check_size(pos, 0)?;
                 *at = pos;
                 self.tape.end = pos as u32;
                 return Ok(Progress::Complete(pos));
@@ -250,7 +257,6 @@ impl Scanner {
         if self.stack.len() >= self.limits.depth_max as usize {
             return Err(ScanErrorKind::TooDeep(self.limits.depth_max));
         }
-        self.check_size(pos, 1)?;
         let kind = match first {
             tag::RECORD => Kind::Record,
             tag::SEQUENCE => Kind::Plain,
