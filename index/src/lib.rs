@@ -9,7 +9,6 @@
 //! - `store`: the assertions, in shards.
 //! - `bag`: which captures lists a group of observers has been told of.
 //! - `commit`: turns, which lock what they touch and take effect whole.
-//! - [`naive`]: the obvious version, for tests.
 //!
 //! # Costs
 //! With S skeletons whose shape a value has and k observers that match: a message costs S hash look-ups and k
@@ -30,7 +29,6 @@
 mod bag;
 mod build;
 mod commit;
-pub mod naive;
 pub mod pattern;
 mod store;
 mod trie;

@@ -1,1 +1,0 @@
-//! The obvious version.
