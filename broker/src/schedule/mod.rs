@@ -49,7 +49,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam::deque::{Injector, Stealer};
 use crossbeam::utils::CachePadded;
@@ -75,9 +75,6 @@ pub struct SchedulerConfig {
     pub buffer_bytes: usize,
     /// What the threads are called, their number appended; `worker-` by default. The kernel shows 15 bytes of it.
     pub thread_name: String,
-    /// For how long a worker that has run out of work looks for events before it sleeps; not at all by default. It
-    /// trades processor time for the cost of a wake-up: at most one worker in two does so at a time.
-    pub spin: Duration,
 }
 
 impl Default for SchedulerConfig {
@@ -86,7 +83,6 @@ impl Default for SchedulerConfig {
             workers: thread::available_parallelism().map_or(1, usize::from),
             buffer_bytes: 128 * 1024,
             thread_name: "worker-".to_owned(),
-            spin: Duration::ZERO,
         }
     }
 }

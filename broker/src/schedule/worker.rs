@@ -270,11 +270,6 @@ impl<L: 'static> Worker<L> {
 
     /// Sleeps until there are events, or somebody calls. Returns at once if there is work after all.
     fn park(&mut self) -> Option<Unit<L>> {
-        if self.is_searching
-            && let Some(unit) = self.spin()
-        {
-            return Some(unit);
-        }
         let was_searching = std::mem::take(&mut self.is_searching);
         let shared = &self.queue.scheduler.shared;
         if !shared.idle.fall_asleep(was_searching, || shared.has_work()) {
@@ -289,25 +284,6 @@ impl<L: 'static> Worker<L> {
         self.ticked_ns = shared.elapsed_ns();
         self.queue.now_ns.set(self.ticked_ns);
         self.fetch_events(Direct::Yes)
-    }
-
-    /// Looks for events for a while before sleeping, if configured to. It goes on being counted as searching, so nobody
-    /// is woken meanwhile for what it will find itself.
-    fn spin(&mut self) -> Option<Unit<L>> {
-        let spin_ns = self.queue.scheduler.shared.config.spin.as_nanos() as u64;
-        let until_ns = self.queue.now_ns().saturating_add(spin_ns);
-        while self.queue.now_ns() < until_ns && !self.queue.scheduler.is_shut_down() {
-            if self.queue.scheduler.shared.has_work() {
-                return self.search();
-            }
-            self.queue.counters().polls.add(1);
-            self.poll(Some(Duration::ZERO));
-            self.queue.now_ns.set(self.queue.scheduler.shared.elapsed_ns());
-            if let Some(unit) = self.fetch_events(Direct::Yes) {
-                return Some(unit);
-            }
-        }
-        None
     }
 
     fn poll(&mut self, timeout: Option<Duration>) {
