@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::client::{Address, Barrier, Error};
+use crate::client::{Address, Barrier, Error, doing};
+use crate::compare::Comparison;
 use crate::payload::HEAD_BYTES;
 use crate::report::{Report, Sample};
 use crate::scenario;
@@ -40,6 +41,8 @@ enum ProtocolName {
     Syndicate,
     /// The text protocol of NATS (one-to-one, fan-out, pairs and open-loop only)
     Nats,
+    /// None: a bare relay joins two sessions (one-to-one, open-loop and ping-pong only)
+    Relay,
 }
 
 #[derive(Debug, Args)]
@@ -206,11 +209,19 @@ enum Scenario {
         #[arg(long, default_value = "1")]
         consumers: usize,
     },
+    /// Puts reports side by side: a Markdown table of medians, and of ratios of the first broker to the others
+    Compare {
+        /// What --json wrote, in files named GATE.BROKER.N.json
+        files: Vec<PathBuf>,
+    },
 }
 
 impl Cli {
-    /// Runs what was asked for; gives the report.
-    pub fn run(&self) -> Result<Report, Error> {
+    /// Runs what was asked for; gives what is to be printed, and whether all arrived as it should.
+    pub fn run(&self) -> Result<(String, bool), Error> {
+        if let Scenario::Compare { files } = &self.scenario {
+            return Ok((Comparison::read(files)?.markdown(), true));
+        }
         let settings = self.settings()?;
         let mut samples: Vec<Sample> = vec![];
         for _ in 0..self.common.repeat.max(1) {
@@ -220,10 +231,9 @@ impl Cli {
         let report = Report::new(self.scenario.name(), settings.address.to_string(), command, &samples);
         if let Some(path) = &self.common.json {
             let json = serde_json::to_vec_pretty(&report).expect("reports have string keys");
-            std::fs::write(path, json)
-                .map_err(crate::client::doing(&format!("writing {}", path.display())))?;
+            std::fs::write(path, json).map_err(doing(&format!("writing {}", path.display())))?;
         }
-        Ok(report)
+        Ok((report.table(), report.faults().total() == 0))
     }
 
     fn settings(&self) -> Result<Settings, Error> {
@@ -245,6 +255,7 @@ impl Cli {
             protocol: match c.protocol {
                 ProtocolName::Syndicate => Protocol::Syndicate,
                 ProtocolName::Nats => Protocol::Nats,
+                ProtocolName::Relay => Protocol::Relay,
             },
             broker_pid: c.broker_pid,
             amount: match c.messages {
@@ -284,6 +295,7 @@ impl Scenario {
             Scenario::Stall { .. } => "stall",
             Scenario::StallAssertions { .. } => "stall-assertions",
             Scenario::RelayFloor => "relay-floor",
+            Scenario::Compare { .. } => "compare",
             Scenario::OpenLoop { .. } => "open-loop",
         }
     }
@@ -312,6 +324,7 @@ impl Scenario {
                 scenario::stall::assertions(settings, *count, *value_bytes, stall, *early)
             }
             Scenario::RelayFloor => scenario::relay_floor(settings),
+            Scenario::Compare { .. } => Ok(vec![]),
             Scenario::OpenLoop { rate, consumers } => scenario::open_loop(settings, *rate, *consumers),
         }
     }
