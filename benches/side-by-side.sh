@@ -30,7 +30,8 @@ trap 'stop_broker; rm -rf "$scratch"' EXIT
 
 say() { echo "$*" >&2; }
 
-quick="1to1-64 1to1-1k fan10-64 fan100-64 pingpong-tcp pingpong-unix churn"
+quick="1to1-64 1to1-1k fan10-64 fan100-64 pingpong-tcp pingpong-unix pingpong-tcp-free pingpong-unix-free"
+quick+=" pingpong-tcp-shared churn"
 crowd="observers held skeletons"
 memory="idle held-observed stall stall-assertions"
 
@@ -40,8 +41,8 @@ players() {
     case $1 in
     1to1-*) echo staunch probe reference relay nats ;;
     fan*) echo staunch probe reference nats ;;
-    pingpong-tcp) echo staunch probe reference relay ;;
-    pingpong-unix) echo staunch reference relay ;;
+    pingpong-tcp*) echo staunch probe reference relay ;;
+    pingpong-unix*) echo staunch reference relay ;;
     stall) echo staunch ;;
     *) echo staunch reference ;;
     esac
@@ -65,6 +66,19 @@ arguments() { # gate, broker
     esac
 }
 
+# The cores for a gate, given those for broker or load. Round trips between idle cores measure mostly how fast
+# the machine wakes them; so they are also run with both on one core, and with both on both.
+cores() {
+    case $1 in
+    *-shared) echo "$BROKER_CPU" ;;
+    *-free) echo "$BROKER_CPU,$LOAD_CPU" ;;
+    *) echo "$2" ;;
+    esac
+}
+
+# The duration, unless a gate has its own.
+length() { [[ $1 == *--duration* ]] || echo "--duration $DURATION"; }
+
 program() {
     case $1 in
     staunch) echo "${STAUNCH:-}" ;;
@@ -81,7 +95,7 @@ start_broker() { # gate, broker
     program=$(program "$broker")
     rm -f "$socket"
     target="--tcp 127.0.0.1:$PORT"
-    [ "$gate" = pingpong-unix ] && target="--unix $socket"
+    [[ $gate == pingpong-unix* ]] && target="--unix $socket"
     case $broker in
     staunch)
         local workers=()
@@ -96,11 +110,11 @@ start_broker() { # gate, broker
         set -- env RUST_LOG=error "$program" -c "$scratch/reference.pr" ;;
     relay)
         local listen="tcp:127.0.0.1:$PORT"
-        [ "$gate" = pingpong-unix ] && listen="unix:$socket"
+        [[ $gate == pingpong-unix* ]] && listen="unix:$socket"
         set -- "$program" --listen "$listen"; target+=" --protocol relay" ;;
     nats) set -- "$program" -a 127.0.0.1 -p "$PORT"; target+=" --protocol nats" ;;
     esac
-    (ulimit -n 65536 2>/dev/null; exec taskset -c "$BROKER_CPU" "$@") >"$log" 2>&1 &
+    (ulimit -n 65536 2>/dev/null; exec taskset -c "$(cores "$gate" "$BROKER_CPU")" "$@") >"$log" 2>&1 &
     broker_pid=$!
     for _ in $(seq 100); do
         sleep 0.1
@@ -127,7 +141,7 @@ run_gate() { # gate, broker, repetition
     args=$(arguments "$1" "$2") || { say "no such gate: $1"; return 1; }
     start_broker "$1" "$2" || { stop_broker; return 1; }
     # shellcheck disable=SC2086 # lists of words
-    taskset -c "$LOAD_CPU" "$LOAD" --duration "$DURATION" $args $target --broker-pid "$broker_pid" \
+    taskset -c "$(cores "$1" "$LOAD_CPU")" "$LOAD" $args $(length "$args") $target --broker-pid "$broker_pid" \
         --json "$report" >"$scratch/table" 2>"$scratch/load.log"
     status=$?
     stop_broker

@@ -123,7 +123,12 @@ enum Scenario {
         pairs: usize,
     },
     /// Round trips between two sessions, one message in flight: latency
-    PingPong,
+    PingPong {
+        /// Poll the sockets rather than sleep, which keeps the load's own wake-ups out of the figure. Wants a core
+        /// that the broker does not need.
+        #[arg(long)]
+        spin: bool,
+    },
     /// Assertions made and retracted, seen by one observer; figures are per event, of which each makes two
     Churn {
         /// Assertions alive at a time beyond the one that comes and goes
@@ -270,6 +275,7 @@ impl Cli {
             captures_both: c.capture_both,
             checks_bodies: c.check_bodies,
             threads: c.threads,
+            is_spinning: matches!(self.scenario, Scenario::PingPong { spin: true }),
             barrier: c.settle_ms.map_or(Barrier::Sync, |ms| Barrier::Pause(Duration::from_millis(ms))),
             screen: Screen::new(c.progress),
         })
@@ -286,7 +292,7 @@ impl Scenario {
             Scenario::OneToOne => "one-to-one",
             Scenario::FanOut { .. } => "fan-out",
             Scenario::Pairs { .. } => "pairs",
-            Scenario::PingPong => "ping-pong",
+            Scenario::PingPong { .. } => "ping-pong",
             Scenario::Churn { .. } => "churn",
             Scenario::Observers { .. } => "observers",
             Scenario::Skeletons { .. } => "skeletons",
@@ -305,7 +311,7 @@ impl Scenario {
             Scenario::OneToOne => scenario::one_to_one(settings),
             Scenario::FanOut { consumers } => scenario::fan_out(settings, *consumers),
             Scenario::Pairs { pairs } => scenario::pairs(settings, *pairs),
-            Scenario::PingPong => scenario::ping_pong::run(settings),
+            Scenario::PingPong { .. } => scenario::ping_pong::run(settings),
             Scenario::Churn { live } => scenario::churn::run(settings, *live),
             Scenario::Observers { count, connections } => {
                 scenario::crowd::observers(settings, *count, *connections)

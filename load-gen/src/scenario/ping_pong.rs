@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::client::{Client, Error, connect, receive, send_all};
+use crate::client::{Client, Error, connect, poll, receive, send_all};
 use crate::flow::{Meter, says_pattern};
 use crate::payload::now_ns;
 use crate::record::Latency;
@@ -79,6 +79,7 @@ struct Side {
     intake: Intake,
     buf: Vec<u8>,
     have: usize,
+    is_spinning: bool,
 }
 
 impl Side {
@@ -103,7 +104,8 @@ impl Side {
             Subscriptions::by_literal(vec![other], settings.payload_bytes, settings.scrutiny(false));
         let sink = Observers::new(Decoder::default(), subscriptions);
         let buf = vec![0; 64 * 1024 + 2 * settings.payload_bytes];
-        Ok(Side { client, fd, source, control, sink, intake: Intake::default(), buf, have: 0 })
+        let (intake, is_spinning) = (Intake::default(), settings.is_spinning);
+        Ok(Side { client, fd, source, control, sink, intake, buf, have: 0, is_spinning })
     }
 
     /// Waits until this side's observer is in place, and ends the set-up.
@@ -130,7 +132,8 @@ impl Side {
     fn receive(&mut self) -> Result<(), Error> {
         let delivered = self.intake.delivered;
         while self.intake.delivered == delivered {
-            let n = receive(self.fd.as_ref().expect("set up"), &mut self.buf[self.have..])?;
+            let (fd, room) = (self.fd.as_ref().expect("set up"), &mut self.buf[self.have..]);
+            let n = if self.is_spinning { poll(fd, room)? } else { receive(fd, room)? };
             self.have += n;
             let taken = self.sink.data(&self.buf[..self.have], &mut self.intake)?;
             self.buf.copy_within(taken..self.have, 0);
