@@ -44,6 +44,7 @@ players() {
     pingpong-tcp*) echo staunch probe reference relay ;;
     pingpong-unix*) echo staunch reference relay ;;
     stall) echo staunch ;;
+    observers) echo staunch probe reference ;;
     *) echo staunch reference ;;
     esac
 }

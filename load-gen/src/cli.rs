@@ -20,8 +20,8 @@ use crate::settings::{Amount, Protocol, Settings};
 /// order, and reports rates, latencies, and what the broker spent. Any broker will do that has a dataspace behind
 /// the well-known reference <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>.
 ///
-/// Messages are <Says "p0" #x"...">, the payload beginning with a sequence number and a time; observers use
-/// <group <rec Says> {0: <lit "p0"> 1: <bind <_>>}>. Everything runs on one thread unless --threads says
+/// Messages are <Says "a0" #x"...">, the payload beginning with a sequence number and a time; observers use
+/// <group <rec Says> {0: <lit "a0"> 1: <bind <_>>}>. Everything runs on one thread unless --threads says
 /// otherwise. For steady figures give broker and load cores of their own, for instance with taskset.
 ///
 /// The exit status is 0 if all arrived as it should, 1 if anything was lost, duplicated, reordered, misdelivered

@@ -13,14 +13,15 @@ use crate::payload::now_ns;
 use crate::record::Latency;
 use crate::report::Sample;
 use crate::settings::{Protocol, Settings};
-use crate::sink::{Intake, OBSERVER_OID, Observers, Sink, Subscriptions, producer_name};
+use crate::sink::{Intake, Names, OBSERVER_OID, Observers, Sink, Subscriptions};
 use crate::source::{Control, Messages, Source, Template};
 use crate::wire::stream::Decoder;
 
 /// Runs round trips for the time or number given; the point's messages are two per round trip.
 pub fn run(settings: &Settings) -> Result<Vec<Sample>, Error> {
-    let mut a = Side::open(settings, 0, 1)?;
-    let mut b = Side::open(settings, 1, 0)?;
+    let names = Names::fresh();
+    let mut a = Side::open(settings, names, 0, 1)?;
+    let mut b = Side::open(settings, names, 1, 0)?;
     if settings.protocol == Protocol::Syndicate {
         a.client_barrier()?;
         b.client_barrier()?;
@@ -84,13 +85,13 @@ struct Side {
 
 impl Side {
     /// Connects as producer number `own`, observing producer number `other`.
-    fn open(settings: &Settings, own: usize, other: usize) -> Result<Side, Error> {
-        let mut shape = settings.shape(producer_name(own));
+    fn open(settings: &Settings, names: Names, own: usize, other: usize) -> Result<Side, Error> {
+        let mut shape = settings.shape(names.of(own));
         (shape.events_per_packet, shape.write_bytes) = (1, 1);
         let (client, fd, dataspace) = match settings.protocol {
             Protocol::Syndicate => {
                 let mut client = Client::open(&settings.address, settings.barrier)?;
-                client.observe(&says_pattern(&producer_name(other)), OBSERVER_OID)?;
+                client.observe(&says_pattern(&names.of(other)), OBSERVER_OID)?;
                 let dataspace = client.dataspace();
                 (Some(client), None, dataspace)
             }

@@ -37,7 +37,7 @@ pub fn messages(
     let mut ports = vec![];
     let plan = Plan { consumers: vec![vec![0]; observers], ..Plan::one_to_one("") };
     for follows in &plan.consumers {
-        ports.push(open_consumer(settings, 1, follows, false)?);
+        ports.push(open_consumer(settings, &plan, follows)?);
     }
     let control = Control::new();
     ports.push(open_producer(settings, &plan, 0, control.clone())?);
@@ -209,11 +209,7 @@ struct Bystanders {
 impl Bystanders {
     fn open(settings: &Settings) -> Result<Bystanders, Error> {
         let settings = Settings { threads: 1, payload_bytes: 64, captures_both: false, ..settings.clone() };
-        // Producer 1, as producer 0 has the stalled ones; it is the only one of its flow.
-        let consumer = open_consumer(&settings, 2, &[1], false)?;
-        let control = [Control::new(), Control::new()];
-        let producer = open_producer(&settings, &Plan::one_to_one(""), 1, control[1].clone())?;
-        let flow = Flow::of(vec![vec![producer, consumer]], control.into())?;
+        let flow = Flow::open(&settings, &Plan::one_to_one("bystanders"))?;
         Ok(Bystanders { flow, settings })
     }
 
