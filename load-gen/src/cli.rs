@@ -18,10 +18,10 @@ use crate::settings::{Amount, Protocol, Settings};
 ///
 /// Connects producers and consumers to a broker, sends numbered messages, checks that each arrives once and in
 /// order, and reports rates, latencies, and what the broker spent. Any broker will do that has a dataspace behind
-/// the well-known reference <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>.
+/// the well-known reference `<ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>`.
 ///
-/// Messages are <Says "a0" #x"...">, the payload beginning with a sequence number and a time; observers use
-/// <group <rec Says> {0: <lit "a0"> 1: <bind <_>>}>. Everything runs on one thread unless --threads says
+/// Messages are `<Says "a0" #x"...">`, the payload beginning with a sequence number and a time; observers use
+/// `<group <rec Says> {0: <lit "a0"> 1: <bind <_>>}>`. Everything runs on one thread unless --threads says
 /// otherwise. For steady figures give broker and load cores of their own, for instance with taskset.
 ///
 /// The exit status is 0 if all arrived as it should, 1 if anything was lost, duplicated, reordered, misdelivered
@@ -88,7 +88,7 @@ struct Common {
     /// Bytes per write, in whole packets
     #[arg(long, global = true, default_value = "16384", value_name = "BYTES", help_heading = "Messages")]
     write_bytes: usize,
-    /// Observe {0: <bind <_>> 1: <bind <_>>}: every consumer takes every producer's messages
+    /// Observe `{0: <bind <_>> 1: <bind <_>>}`: every consumer takes every producer's messages
     #[arg(long, global = true, help_heading = "Messages")]
     capture_both: bool,
     /// Compare every payload with what was sent, not one in 64
@@ -146,7 +146,7 @@ enum Scenario {
     },
     /// 1->1 among patterns with other constant positions for the same label; one point per count
     ///
-    /// Messages carry 14 more fields. Pattern k is <group <rec Says> {0: <lit "x"> 1: <bind <_>> ...}> with a
+    /// Messages carry 14 more fields. Pattern k is `<group <rec Says> {0: <lit "x"> 1: <bind <_>> ...}>` with a
     /// constant, never equal, in each field whose bit is set in k.
     Skeletons {
         /// Numbers of skeletons, ascending, at most 16383
@@ -159,7 +159,7 @@ enum Scenario {
         #[arg(long)]
         same_name: bool,
     },
-    /// 1->1 while assertions <Held n "..."> are held, compared with 1->1 alone; memory per assertion
+    /// 1->1 while assertions `<Held n "...">` are held, compared with 1->1 alone; memory per assertion
     ///
     /// Memory is told as growth, so use a freshly started broker for it, and no repetitions.
     Held {
