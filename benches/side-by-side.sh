@@ -61,7 +61,7 @@ arguments() { # gate, broker
     held-observed) echo held --count 1000000 --observed --duration 1 ;;
     skeletons) [ "$2" = reference ] && echo skeletons --counts 1,10,100 || echo skeletons ;;
     idle) echo idle --count 10000 ;;
-    stall) echo stall --observers 1000 --messages 4 ;;
+    stall) echo stall --observers 1000 --messages 8 ;;
     stall-assertions) echo stall-assertions --count 1000000 ;;
     *) return 1 ;;
     esac
@@ -96,7 +96,8 @@ start_broker() { # gate, broker
     program=$(program "$broker")
     rm -f "$socket"
     target="--tcp 127.0.0.1:$PORT"
-    [[ $gate == pingpong-unix* ]] && target="--unix $socket"
+    # Stalled consumers too: over TCP the kernel would take megabytes for each, and the broker would not show it.
+    [[ $gate == pingpong-unix* || $gate == stall* ]] && target="--unix $socket"
     case $broker in
     staunch)
         local workers=()
