@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::client::{Address, Barrier, Error};
+use crate::client::{Address, Barrier, Error, doing};
+use crate::compare::Comparison;
 use crate::payload::HEAD_BYTES;
 use crate::report::{Report, Sample};
 use crate::scenario;
@@ -17,10 +18,10 @@ use crate::settings::{Amount, Protocol, Settings};
 ///
 /// Connects producers and consumers to a broker, sends numbered messages, checks that each arrives once and in
 /// order, and reports rates, latencies, and what the broker spent. Any broker will do that has a dataspace behind
-/// the well-known reference <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>.
+/// the well-known reference `<ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>`.
 ///
-/// Messages are <Says "p0" #x"...">, the payload beginning with a sequence number and a time; observers use
-/// <group <rec Says> {0: <lit "p0"> 1: <bind <_>>}>. Everything runs on one thread unless --threads says
+/// Messages are `<Says "a0" #x"...">`, the payload beginning with a sequence number and a time; observers use
+/// `<group <rec Says> {0: <lit "a0"> 1: <bind <_>>}>`. Everything runs on one thread unless --threads says
 /// otherwise. For steady figures give broker and load cores of their own, for instance with taskset.
 ///
 /// The exit status is 0 if all arrived as it should, 1 if anything was lost, duplicated, reordered, misdelivered
@@ -40,6 +41,8 @@ enum ProtocolName {
     Syndicate,
     /// The text protocol of NATS (one-to-one, fan-out, pairs and open-loop only)
     Nats,
+    /// None: a bare relay joins two sessions (one-to-one, open-loop and ping-pong only)
+    Relay,
 }
 
 #[derive(Debug, Args)]
@@ -85,7 +88,7 @@ struct Common {
     /// Bytes per write, in whole packets
     #[arg(long, global = true, default_value = "16384", value_name = "BYTES", help_heading = "Messages")]
     write_bytes: usize,
-    /// Observe {0: <bind <_>> 1: <bind <_>>}: every consumer takes every producer's messages
+    /// Observe `{0: <bind <_>> 1: <bind <_>>}`: every consumer takes every producer's messages
     #[arg(long, global = true, help_heading = "Messages")]
     capture_both: bool,
     /// Compare every payload with what was sent, not one in 64
@@ -120,7 +123,12 @@ enum Scenario {
         pairs: usize,
     },
     /// Round trips between two sessions, one message in flight: latency
-    PingPong,
+    PingPong {
+        /// Poll the sockets rather than sleep, which keeps the load's own wake-ups out of the figure. Wants a core
+        /// that the broker does not need.
+        #[arg(long)]
+        spin: bool,
+    },
     /// Assertions made and retracted, seen by one observer; figures are per event, of which each makes two
     Churn {
         /// Assertions alive at a time beyond the one that comes and goes
@@ -138,7 +146,7 @@ enum Scenario {
     },
     /// 1->1 among patterns with other constant positions for the same label; one point per count
     ///
-    /// Messages carry 14 more fields. Pattern k is <group <rec Says> {0: <lit "x"> 1: <bind <_>> ...}> with a
+    /// Messages carry 14 more fields. Pattern k is `<group <rec Says> {0: <lit "x"> 1: <bind <_>> ...}>` with a
     /// constant, never equal, in each field whose bit is set in k.
     Skeletons {
         /// Numbers of skeletons, ascending, at most 16383
@@ -151,7 +159,7 @@ enum Scenario {
         #[arg(long)]
         same_name: bool,
     },
-    /// 1->1 while assertions <Held n "..."> are held, compared with 1->1 alone; memory per assertion
+    /// 1->1 while assertions `<Held n "...">` are held, compared with 1->1 alone; memory per assertion
     ///
     /// Memory is told as growth, so use a freshly started broker for it, and no repetitions.
     Held {
@@ -206,11 +214,19 @@ enum Scenario {
         #[arg(long, default_value = "1")]
         consumers: usize,
     },
+    /// Puts reports side by side: a Markdown table of medians, and of ratios of the first broker to the others
+    Compare {
+        /// What --json wrote, in files named GATE.BROKER.N.json
+        files: Vec<PathBuf>,
+    },
 }
 
 impl Cli {
-    /// Runs what was asked for; gives the report.
-    pub fn run(&self) -> Result<Report, Error> {
+    /// Runs what was asked for; gives what is to be printed, and whether all arrived as it should.
+    pub fn run(&self) -> Result<(String, bool), Error> {
+        if let Scenario::Compare { files } = &self.scenario {
+            return Ok((Comparison::read(files)?.markdown(), true));
+        }
         let settings = self.settings()?;
         let mut samples: Vec<Sample> = vec![];
         for _ in 0..self.common.repeat.max(1) {
@@ -220,10 +236,9 @@ impl Cli {
         let report = Report::new(self.scenario.name(), settings.address.to_string(), command, &samples);
         if let Some(path) = &self.common.json {
             let json = serde_json::to_vec_pretty(&report).expect("reports have string keys");
-            std::fs::write(path, json)
-                .map_err(crate::client::doing(&format!("writing {}", path.display())))?;
+            std::fs::write(path, json).map_err(doing(&format!("writing {}", path.display())))?;
         }
-        Ok(report)
+        Ok((report.table(), report.faults().total() == 0))
     }
 
     fn settings(&self) -> Result<Settings, Error> {
@@ -245,6 +260,7 @@ impl Cli {
             protocol: match c.protocol {
                 ProtocolName::Syndicate => Protocol::Syndicate,
                 ProtocolName::Nats => Protocol::Nats,
+                ProtocolName::Relay => Protocol::Relay,
             },
             broker_pid: c.broker_pid,
             amount: match c.messages {
@@ -259,6 +275,7 @@ impl Cli {
             captures_both: c.capture_both,
             checks_bodies: c.check_bodies,
             threads: c.threads,
+            is_spinning: matches!(self.scenario, Scenario::PingPong { spin: true }),
             barrier: c.settle_ms.map_or(Barrier::Sync, |ms| Barrier::Pause(Duration::from_millis(ms))),
             screen: Screen::new(c.progress),
         })
@@ -275,7 +292,7 @@ impl Scenario {
             Scenario::OneToOne => "one-to-one",
             Scenario::FanOut { .. } => "fan-out",
             Scenario::Pairs { .. } => "pairs",
-            Scenario::PingPong => "ping-pong",
+            Scenario::PingPong { .. } => "ping-pong",
             Scenario::Churn { .. } => "churn",
             Scenario::Observers { .. } => "observers",
             Scenario::Skeletons { .. } => "skeletons",
@@ -284,6 +301,7 @@ impl Scenario {
             Scenario::Stall { .. } => "stall",
             Scenario::StallAssertions { .. } => "stall-assertions",
             Scenario::RelayFloor => "relay-floor",
+            Scenario::Compare { .. } => "compare",
             Scenario::OpenLoop { .. } => "open-loop",
         }
     }
@@ -293,7 +311,7 @@ impl Scenario {
             Scenario::OneToOne => scenario::one_to_one(settings),
             Scenario::FanOut { consumers } => scenario::fan_out(settings, *consumers),
             Scenario::Pairs { pairs } => scenario::pairs(settings, *pairs),
-            Scenario::PingPong => scenario::ping_pong::run(settings),
+            Scenario::PingPong { .. } => scenario::ping_pong::run(settings),
             Scenario::Churn { live } => scenario::churn::run(settings, *live),
             Scenario::Observers { count, connections } => {
                 scenario::crowd::observers(settings, *count, *connections)
@@ -312,6 +330,7 @@ impl Scenario {
                 scenario::stall::assertions(settings, *count, *value_bytes, stall, *early)
             }
             Scenario::RelayFloor => scenario::relay_floor(settings),
+            Scenario::Compare { .. } => Ok(vec![]),
             Scenario::OpenLoop { rate, consumers } => scenario::open_loop(settings, *rate, *consumers),
         }
     }

@@ -8,8 +8,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -118,7 +119,7 @@ pub fn send_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Error> {
     while !bytes.is_empty() {
         match rustix::net::send(fd, bytes, SendFlags::NOSIGNAL) {
             Ok(n) => bytes = &bytes[n..],
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(e) => return Err(doing("writing to the broker")(e)),
         }
     }
@@ -131,7 +132,21 @@ pub fn receive(fd: &OwnedFd, buf: &mut [u8]) -> Result<usize, Error> {
         match rustix::net::recv(fd, &mut *buf, RecvFlags::empty()) {
             Ok((_, 0)) => return Err(Error::Closed),
             Ok((_, n)) => return Ok(n),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(doing("reading from the broker")(e)),
+        }
+    }
+}
+
+/// The same, but asks again and again instead of sleeping.
+pub fn poll(fd: &OwnedFd, buf: &mut [u8]) -> Result<usize, Error> {
+    let start = Instant::now();
+    loop {
+        match rustix::net::recv(fd, &mut *buf, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return Err(Error::Closed),
+            Ok((_, n)) => return Ok(n),
+            Err(Errno::AGAIN) if start.elapsed() < ANSWER_TIMEOUT => std::hint::spin_loop(),
+            Err(Errno::INTR) => {}
             Err(e) => return Err(doing("reading from the broker")(e)),
         }
     }

@@ -68,6 +68,12 @@ impl Port {
         }
     }
 
+    /// Lets the kernel keep only about `bytes` that this port has not read, so that what it leaves unread stays
+    /// with the broker.
+    pub fn limit_unread(&self, bytes: usize) -> Result<(), Error> {
+        rustix::net::sockopt::set_socket_recv_buffer_size(&self.fd, bytes).map_err(doing("SO_RCVBUF"))
+    }
+
     /// What this port's consumer says about what it received.
     pub fn faults(&self, sent: &[u64]) -> Faults {
         self.sink.faults(sent)

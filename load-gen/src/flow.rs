@@ -13,7 +13,7 @@ use crate::record::Latency;
 use crate::report::Sample;
 use crate::screen::Screen;
 use crate::settings::{Amount, Protocol, Settings};
-use crate::sink::{OBSERVER_OID, Observers, Subscriptions, producer_name};
+use crate::sink::{Names, OBSERVER_OID, Observers, Subscriptions};
 use crate::source::{Control, Messages, Template};
 use crate::usage::{Usage, reset_peak};
 use crate::wire::encode::Pattern;
@@ -30,6 +30,8 @@ const STEP_MS: u64 = 20;
 pub struct Plan {
     /// What the run is called in reports.
     pub point: String,
+    /// Names of the producers.
+    pub names: Names,
     /// Number of producers.
     pub producers: usize,
     /// For each consuming session, the producers it follows.
@@ -45,6 +47,7 @@ impl Plan {
     pub fn one_to_one(point: impl Into<String>) -> Plan {
         Plan {
             point: point.into(),
+            names: Names::fresh(),
             producers: 1,
             consumers: vec![vec![0]],
             extra_fields: 0,
@@ -79,17 +82,11 @@ pub fn run(settings: &Settings, plan: &Plan) -> Result<Sample, Error> {
 impl Flow {
     /// Connects everyone; consumers first, so that they miss nothing.
     pub fn open(settings: &Settings, plan: &Plan) -> Result<Flow, Error> {
-        let is_timing = plan.per_second.is_some();
         let mut lanes: Vec<Vec<Port>> = (0..settings.threads.max(1)).map(|_| vec![]).collect();
         let threads = lanes.len();
         for (i, producers) in plan.consumers.iter().enumerate() {
             // Counted from the end, so that a single consumer is not on the single producer's thread.
-            lanes[threads - 1 - i % threads].push(open_consumer(
-                settings,
-                plan.producers,
-                producers,
-                is_timing,
-            )?);
+            lanes[threads - 1 - i % threads].push(open_consumer(settings, plan, producers)?);
         }
         let controls: Vec<_> = (0..plan.producers).map(|_| Control::new()).collect();
         for (n, control) in controls.iter().enumerate() {
@@ -278,14 +275,9 @@ pub fn says_pattern(name: &str) -> Pattern {
     Pattern::Rec("Says", vec![(0, Pattern::Lit(name.to_owned())), (1, Pattern::Bind)])
 }
 
-/// Connects a consumer that follows the given producers out of so many; its observers are in place afterwards.
-pub fn open_consumer(
-    s: &Settings,
-    producers: usize,
-    follows: &[usize],
-    is_timing: bool,
-) -> Result<Port, Error> {
-    let scrutiny = s.scrutiny(is_timing);
+/// Connects a consumer that follows the given producers of a plan; its observers are in place afterwards.
+pub fn open_consumer(s: &Settings, plan: &Plan, follows: &[usize]) -> Result<Port, Error> {
+    let scrutiny = s.scrutiny(plan.per_second.is_some());
     let by_literal = || Subscriptions::by_literal(follows.to_vec(), s.payload_bytes, scrutiny);
     match s.protocol {
         Protocol::Syndicate => {
@@ -293,10 +285,10 @@ pub fn open_consumer(
             let subscriptions = if s.captures_both {
                 let both = vec![(0, Pattern::Bind), (1, Pattern::Bind)];
                 client.observe(&Pattern::Rec("Says", both), OBSERVER_OID)?;
-                Subscriptions::of_all(producers, s.payload_bytes, scrutiny)
+                Subscriptions::of_all(plan.producers, s.payload_bytes, scrutiny)
             } else {
                 for (i, producer) in follows.iter().enumerate() {
-                    client.observe(&says_pattern(&producer_name(*producer)), OBSERVER_OID + i as u64)?;
+                    client.observe(&says_pattern(&plan.names.of(*producer)), OBSERVER_OID + i as u64)?;
                 }
                 by_literal()
             };
@@ -304,7 +296,10 @@ pub fn open_consumer(
             let (fd, decoder, kept) = client.into_parts();
             Ok(Port::new(fd, kept, None, Box::new(Observers::new(decoder, subscriptions))))
         }
-        Protocol::Nats => nats::open_consumer(&s.address, follows, by_literal()),
+        Protocol::Nats => {
+            let subjects: Vec<String> = follows.iter().map(|n| plan.names.of(*n)).collect();
+            nats::open_consumer(&s.address, &subjects, by_literal())
+        }
         Protocol::Relay => {
             let fd = crate::client::connect(&s.address)?;
             Ok(Port::new(fd, vec![], None, Box::new(Observers::new(Decoder::default(), by_literal()))))
@@ -314,7 +309,7 @@ pub fn open_consumer(
 
 /// Connects producer `number` of a plan.
 pub fn open_producer(s: &Settings, plan: &Plan, number: usize, control: Arc<Control>) -> Result<Port, Error> {
-    let mut shape = s.shape(producer_name(number));
+    let mut shape = s.shape(plan.names.of(number));
     shape.extra_fields = plan.extra_fields;
     let nothing = Subscriptions::by_literal(vec![], s.payload_bytes, s.scrutiny(false));
     let source = |template| -> Box<dyn crate::source::Source> {

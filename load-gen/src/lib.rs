@@ -10,7 +10,8 @@
 //! - [`sink`]: what consumers do with it; [`check`]: loss, duplication, reordering; [`record`]: latencies.
 //! - [`assertions`]: assertions in bulk, churned, and followed by an observer.
 //! - [`wire`]: the bytes of Syndicate, [`nats`]: those of NATS.
-//! - [`usage`]: processor and memory of a process; [`report`]: medians, table, JSON; [`screen`]: the progress line.
+//! - [`usage`]: processor and memory of a process; [`report`]: medians, table, JSON; [`screen`]: the progress line;
+//!   [`compare`]: several brokers side by side.
 //!
 //! The load must cost less than what it measures. Hence no value is built for a message: producers overwrite
 //! sixteen bytes in a ready packet, consumers compare what surrounds a payload with what surrounded the last one.
@@ -19,6 +20,7 @@ pub mod assertions;
 pub mod check;
 pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod drive;
 pub mod flow;
 pub mod nats;

@@ -10,9 +10,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
-        Ok(report) => {
-            print!("{}", report.table());
-            if report.faults().total() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Ok((text, is_clean)) => {
+            print!("{text}");
+            if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("staunch-load: {error}");

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use crate::client::{Address, Error, connect, receive, send_all};
 use crate::drive::Port;
 use crate::payload::{HEAD_BYTES, blank};
-use crate::sink::{Intake, OBSERVER_OID, Sink, Subscriptions, producer_name};
+use crate::sink::{Intake, OBSERVER_OID, Sink, Subscriptions};
 use crate::source::{Shape, Source, Template};
 use crate::wire::decode::Malformed;
 
@@ -24,17 +24,17 @@ pub fn template(shape: &Shape) -> Template {
     Template::repeat(&packet, &[at], shape.write_bytes)
 }
 
-/// Connects and subscribes to the subjects of the producers in `follows`.
+/// Connects and subscribes to `subjects`.
 pub fn open_consumer(
     address: &Address,
-    follows: &[usize],
+    subjects: &[String],
     subscriptions: Subscriptions,
 ) -> Result<Port, Error> {
     let (fd, mut kept) = open(address)?;
     let mut commands = String::new();
-    for (i, producer) in follows.iter().enumerate() {
+    for (i, subject) in subjects.iter().enumerate() {
         let sid = OBSERVER_OID + i as u64;
-        commands.push_str(&format!("SUB {} {sid}\r\n", producer_name(*producer)));
+        commands.push_str(&format!("SUB {subject} {sid}\r\n"));
     }
     commands.push_str("PING\r\n");
     send_all(&fd, commands.as_bytes())?;

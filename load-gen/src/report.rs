@@ -269,7 +269,7 @@ fn big(x: f64) -> String {
 }
 
 /// Figures of any size, at least three digits.
-fn fine(x: f64) -> String {
+pub(crate) fn fine(x: f64) -> String {
     match x.abs() {
         a if a >= 1000.0 || (a >= 1.0 && x.fract() == 0.0) => format!("{x:.0}"),
         a if a >= 10.0 => format!("{x:.1}"),

@@ -67,6 +67,8 @@ pub struct Settings {
     pub checks_bodies: bool,
     /// Threads that carry the load.
     pub threads: usize,
+    /// Round trips poll their sockets rather than sleep.
+    pub is_spinning: bool,
     /// How clients make sure that an Observe is in place.
     pub barrier: Barrier,
     /// The progress line.

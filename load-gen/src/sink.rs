@@ -1,5 +1,7 @@
 //! What consumers do with what they read: count it, check it, time it.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use crate::check::{Checker, Faults};
 use crate::payload::{HEAD_BYTES, Stamp, is_intact};
 use crate::record::Latency;
@@ -135,14 +137,28 @@ impl Subscriptions {
     }
 }
 
-/// The name of producer number `n`.
-pub fn producer_name(n: usize) -> String {
-    format!("p{n}")
+/// The names of one run's producers: a letter that other runs of this process do not use (up to the 26th), so that
+/// what a broker may have left of an earlier run has nothing to do with this one; then the producer's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names(u8);
+
+impl Names {
+    /// Names that were not used before.
+    pub fn fresh() -> Names {
+        static RUNS: AtomicU8 = AtomicU8::new(0);
+        // Relaxed: only uniqueness matters. Wraps: after 26 runs letters come again.
+        Names(b'a' + (RUNS.fetch_add(1, Ordering::Relaxed) % 26))
+    }
+
+    /// The name of producer number `n`.
+    pub fn of(self, n: usize) -> String {
+        format!("{}{n}", char::from(self.0))
+    }
 }
 
-/// The inverse of [`producer_name`].
+/// The producer's number in a name.
 pub fn producer_number(name: &[u8]) -> Option<usize> {
-    std::str::from_utf8(name.strip_prefix(b"p")?).ok()?.parse().ok()
+    std::str::from_utf8(name.get(1..)?).ok()?.parse().ok()
 }
 
 /// A session of a Syndicate broker with observers of messages.

@@ -28,7 +28,7 @@ pub fn observers(settings: &Settings, count: usize, connections: usize) -> Resul
     let mut crowd = Crowd::new(settings, "observers")?;
     let connections = connections.clamp(1, count.max(1));
     crowd.connect(settings, connections)?;
-    crowd.observe(count, |n| flow::says_pattern(&format!("x{n}")))?;
+    crowd.observe(count, |n| flow::says_pattern(&format!("other{n}")))?;
     let mut sample = flow::run(settings, &Plan::one_to_one(format!("1->1 among {count}")))?;
     crowd.judge(settings, &mut sample, count)?;
     relate(&baseline, &mut sample);
@@ -49,13 +49,14 @@ pub fn skeletons(
     if counts.iter().any(|n| *n > most) || !counts.is_sorted() {
         return Err(Error::Usage(format!("counts of skeletons ascend, up to {most}")));
     }
-    let plan = |point: String| Plan { extra_fields: SKELETON_FIELDS, ..Plan::one_to_one(point) };
-    let mut samples = vec![flow::run(settings, &plan("S=0".into()))?];
+    let first = Plan { extra_fields: SKELETON_FIELDS, ..Plan::one_to_one("S=0") };
+    let plan = |point| Plan { point, ..first.clone() };
+    let mut samples = vec![flow::run(settings, &first)?];
     let mut crowd = Crowd::new(settings, "skeletons")?;
     crowd.connect(settings, connections.max(1))?;
-    let name = if has_same_name { "p0" } else { "x" };
+    let name = if has_same_name { first.names.of(0) } else { "x".to_owned() };
     for &count in counts {
-        crowd.observe(count, |n| skeleton(name, n + 1))?;
+        crowd.observe(count, |n| skeleton(&name, n + 1))?;
         let mut sample = flow::run(settings, &plan(format!("S={count}")))?;
         crowd.judge(settings, &mut sample, count)?;
         relate(&samples[0], &mut sample);

@@ -7,20 +7,21 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::client::{Client, Error, connect, receive, send_all};
+use crate::client::{Client, Error, connect, poll, receive, send_all};
 use crate::flow::{Meter, says_pattern};
 use crate::payload::now_ns;
 use crate::record::Latency;
 use crate::report::Sample;
 use crate::settings::{Protocol, Settings};
-use crate::sink::{Intake, OBSERVER_OID, Observers, Sink, Subscriptions, producer_name};
+use crate::sink::{Intake, Names, OBSERVER_OID, Observers, Sink, Subscriptions};
 use crate::source::{Control, Messages, Source, Template};
 use crate::wire::stream::Decoder;
 
 /// Runs round trips for the time or number given; the point's messages are two per round trip.
 pub fn run(settings: &Settings) -> Result<Vec<Sample>, Error> {
-    let mut a = Side::open(settings, 0, 1)?;
-    let mut b = Side::open(settings, 1, 0)?;
+    let names = Names::fresh();
+    let mut a = Side::open(settings, names, 0, 1)?;
+    let mut b = Side::open(settings, names, 1, 0)?;
     if settings.protocol == Protocol::Syndicate {
         a.client_barrier()?;
         b.client_barrier()?;
@@ -79,17 +80,18 @@ struct Side {
     intake: Intake,
     buf: Vec<u8>,
     have: usize,
+    is_spinning: bool,
 }
 
 impl Side {
     /// Connects as producer number `own`, observing producer number `other`.
-    fn open(settings: &Settings, own: usize, other: usize) -> Result<Side, Error> {
-        let mut shape = settings.shape(producer_name(own));
+    fn open(settings: &Settings, names: Names, own: usize, other: usize) -> Result<Side, Error> {
+        let mut shape = settings.shape(names.of(own));
         (shape.events_per_packet, shape.write_bytes) = (1, 1);
         let (client, fd, dataspace) = match settings.protocol {
             Protocol::Syndicate => {
                 let mut client = Client::open(&settings.address, settings.barrier)?;
-                client.observe(&says_pattern(&producer_name(other)), OBSERVER_OID)?;
+                client.observe(&says_pattern(&names.of(other)), OBSERVER_OID)?;
                 let dataspace = client.dataspace();
                 (Some(client), None, dataspace)
             }
@@ -103,7 +105,8 @@ impl Side {
             Subscriptions::by_literal(vec![other], settings.payload_bytes, settings.scrutiny(false));
         let sink = Observers::new(Decoder::default(), subscriptions);
         let buf = vec![0; 64 * 1024 + 2 * settings.payload_bytes];
-        Ok(Side { client, fd, source, control, sink, intake: Intake::default(), buf, have: 0 })
+        let (intake, is_spinning) = (Intake::default(), settings.is_spinning);
+        Ok(Side { client, fd, source, control, sink, intake, buf, have: 0, is_spinning })
     }
 
     /// Waits until this side's observer is in place, and ends the set-up.
@@ -130,7 +133,8 @@ impl Side {
     fn receive(&mut self) -> Result<(), Error> {
         let delivered = self.intake.delivered;
         while self.intake.delivered == delivered {
-            let n = receive(self.fd.as_ref().expect("set up"), &mut self.buf[self.have..])?;
+            let (fd, room) = (self.fd.as_ref().expect("set up"), &mut self.buf[self.have..]);
+            let n = if self.is_spinning { poll(fd, room)? } else { receive(fd, room)? };
             self.have += n;
             let taken = self.sink.data(&self.buf[..self.have], &mut self.intake)?;
             self.buf.copy_within(taken..self.have, 0);
