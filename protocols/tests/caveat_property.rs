@@ -4,7 +4,7 @@ mod common;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use common::tree::{Noise, Tree, capability};
+use common::tree::{Noise, Tree, capability, dictionary};
 use common::twin::Caveat;
 use common::{scanned, sequence};
 use proptest::prelude::*;
@@ -29,6 +29,11 @@ fn value(noise: &mut Noise) -> Tree {
             Tree::Sequence(items)
         }
         Tree::Embedded(_) => capability(noise.below(3) as u64),
+        // Keys whose total order is not that of their bytes.
+        Tree::Bool(_) => {
+            let entries = (0..6).map(|_| (Tree::generate(noise, 0), Tree::generate(noise, 0)));
+            dictionary(entries.collect())
+        }
         other => other,
     }
 }
@@ -64,8 +69,14 @@ fn check(mut noise: Noise, scratch: &mut Scratch, tally: &mut Tally) {
     let trees: Vec<Tree> = list.iter().map(|(tree, _)| tree.clone()).collect();
     let written: Vec<Vec<u8>> = trees.iter().map(Tree::canonical).collect();
     let source = sequence(&written);
-    let scanner = scanned(&source);
-    let compiled = Caveats::compile(scanner.view(&source).children());
+    // Something else stands between them.
+    let spread: Vec<Vec<u8>> = written
+        .iter()
+        .flat_map(|caveat| [Tree::generate(&mut noise, 1).canonical(), caveat.clone()])
+        .collect();
+    let spread = sequence(&spread);
+    let scanner = scanned(&spread);
+    let compiled = Caveats::compile(scanner.view(&spread).children().skip(1).step_by(2));
 
     // What a gatekeeper would say.
     let mut sturdy = SturdyRef::mint(b"\x80", b"");
