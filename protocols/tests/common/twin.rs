@@ -290,7 +290,7 @@ impl Template {
             (0..noise.below(4)).map(|_| Template::generate(noise, captures, depth - 1)).collect()
         };
         let mut fields = match noise.below(if depth == 0 { 4 } else { 10 }) {
-            0 | 1 | 2 => return capture(noise),
+            0..=2 => return capture(noise),
             3 => ("lit", vec![Tree::generate(noise, 2)]),
             4 | 5 => ("rec", vec![Tree::generate(noise, 1), Tree::Sequence(items(noise))]),
             6 => ("arr", vec![Tree::Sequence(items(noise))]),
