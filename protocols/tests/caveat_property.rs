@@ -16,7 +16,7 @@ fn attenuated(cap: &[u8], list: &[u8]) -> Option<Tree> {
     let mut hasher = DefaultHasher::new();
     (cap, list).hash(&mut hasher);
     let hash = hasher.finish();
-    (hash % 8 != 0).then(|| capability(hash))
+    (!hash.is_multiple_of(8)).then(|| capability(hash))
 }
 
 /// A value with capabilities in it here and there.
