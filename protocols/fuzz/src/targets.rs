@@ -10,8 +10,11 @@ use staunch_protocols::wire::{
     Limits, Progress, ScanError, Scanner, View, canonicalize, encode, sort_key, tag,
 };
 
-/// Every target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 5] =
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] =
     [("wire", wire), ("packet", packet), ("caveat", caveat), ("sturdy", sturdy), ("text", text)];
 
 /// Limits that one byte chooses: mostly ordinary ones.
