@@ -35,6 +35,12 @@ pub(crate) fn compile<'a>(list: impl Iterator<Item = View<'a>>) -> Result<Compil
     }
     let mut program = compiler.program;
     program.source = compiler.source.into();
+    // Capabilities live long.
+    program.steps.shrink_to_fit();
+    program.rules.shrink_to_fit();
+    program.ops.shrink_to_fit();
+    program.pieces.shrink_to_fit();
+    program.pool.shrink_to_fit();
     let caveats = Caveats::of_list(&Arc::new(program), 0);
     Ok(Compiled { caveats, has_surplus: compiler.has_surplus })
 }

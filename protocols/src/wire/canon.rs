@@ -16,7 +16,9 @@ struct Open {
 /// Appends `value` to `out` in canonical form: without annotations, with shortest lengths and integers, set
 /// elements and dictionary entries sorted by their canonical bytes.
 ///
-/// Iterative. Cost: one pass, plus a sort and a copy of each set or dictionary whose elements are out of order.
+/// Iterative. Cost: one pass, plus a sort and a copy of each set or dictionary whose elements are out of order. So
+/// a byte is copied at most once per level: sets in sets in the wrong order, as deep as the limit allows, cost
+/// about ten times what scanning them does.
 ///
 /// # Errors
 /// [`ScanErrorKind::Duplicate`] if two elements of a set or keys of a dictionary are equal; `out` then holds a

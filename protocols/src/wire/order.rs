@@ -71,6 +71,9 @@ fn sort_children(kind: u8, starts: &[usize], out: &mut [u8], scratch: &mut Vec<u
         .map(|i| (starts[i], starts.get(i + step).copied().unwrap_or(end)))
         .collect();
     // Keys are distinct and no key is a prefix of another, so whole entries compare like their keys.
+    if entries.is_sorted_by(|a, b| out[a.0..a.1] < out[b.0..b.1]) {
+        return;
+    }
     entries.sort_by(|a, b| out[a.0..a.1].cmp(&out[b.0..b.1]));
     scratch.clear();
     for &(start, entry_end) in &entries {

@@ -231,7 +231,8 @@ impl<'a> View<'a> {
         int_from_content(self.content())
     }
 
-    /// What an embedded value holds.
+    /// What an embedded value holds. (It stands alone there: what follows it, [`View::next_sibling`], follows the
+    /// embedded value.)
     pub fn embedded(self) -> Option<View<'a>> {
         if self.tag() == tag::EMBEDDED { self.first_child() } else { None }
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod tree;
+pub mod twin;
 
 use staunch_protocols::wire::{Limits, Progress, Scanner, canonicalize};
 
