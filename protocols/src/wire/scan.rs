@@ -201,15 +201,20 @@ impl Scanner {
             let node = self.tape.nodes.len() as u32;
             match first {
                 tag::INTEGER..=tag::SYMBOL | tag::IEEE754 => {
-                    let (length, body) = match header(bytes, pos)? {
-                        Header::Complete { length, body, shortest } => {
-                            self.canonical &= shortest;
-                            (length, body)
-                        }
-                        Header::Incomplete => {
-                            self.check_size(bytes.len(), 1)?;
-                            return Ok(Progress::Incomplete(bytes.len() + 1));
-                        }
+                    // Short lengths are read here, without a value that would go through memory in pieces:
+                    // reloading it whole stalls the processor at every atom.
+                    let (length, body) = match bytes.get(pos + 1) {
+                        Some(&b) if b < 0x80 => (u64::from(b), pos + 2),
+                        _ => match long_header(bytes, pos)? {
+                            Header::Complete { length, body, shortest } => {
+                                self.canonical &= shortest;
+                                (length, body)
+                            }
+                            Header::Incomplete => {
+                                self.check_size(bytes.len(), 1)?;
+                                return Ok(Progress::Incomplete(bytes.len() + 1));
+                            }
+                        },
                     };
                     self.check_size(body, length)?;
                     self.check_atom(first, length)?;
@@ -279,16 +284,21 @@ impl Scanner {
     /// Closes the innermost compound at an end marker, whose token will be `end`.
     #[inline]
     fn close(&mut self, end: u32) -> Result<(), ScanErrorKind> {
-        let frame = self.stack.pop().ok_or(ScanErrorKind::UnexpectedEnd)?;
-        match frame.kind {
+        // By its parts, for the same reason as in scan_from().
+        let (kind, node) = match self.stack.last() {
+            Some(frame) => (frame.kind, frame.node),
+            None => return Err(ScanErrorKind::UnexpectedEnd),
+        };
+        match kind {
             Kind::Plain | Kind::Set | Kind::DictionaryKey => {}
-            Kind::Record if end > frame.node + 1 => {}
+            Kind::Record if end > node + 1 => {}
             Kind::DictionaryValue => return Err(ScanErrorKind::OddDictionary),
             Kind::Record | Kind::Embedded | Kind::Annotation | Kind::Annotated => {
                 return Err(ScanErrorKind::UnexpectedEnd);
             }
         }
-        self.tape.nodes[frame.node as usize].next = end + 1;
+        self.stack.truncate(self.stack.len() - 1);
+        self.tape.nodes[node as usize].next = end + 1;
         Ok(())
     }
 
@@ -374,16 +384,8 @@ enum Header {
     Incomplete,
 }
 
-/// Reads the length of the atom at `pos`.
-#[inline(always)]
-fn header(bytes: &[u8], pos: usize) -> Result<Header, ScanErrorKind> {
-    match bytes.get(pos + 1) {
-        Some(&b) if b < 0x80 => Ok(Header::Complete { length: b as u64, body: pos + 2, shortest: true }),
-        Some(_) => long_header(bytes, pos),
-        None => Ok(Header::Incomplete),
-    }
-}
-
+/// Reads the length of the atom at `pos`, of any form.
+#[cold]
 fn long_header(bytes: &[u8], pos: usize) -> Result<Header, ScanErrorKind> {
     let mut length = 0u64;
     let mut shift = 0u32;
@@ -421,7 +423,7 @@ fn is_minimal(content: &[u8]) -> bool {
 
 #[inline(always)]
 fn check_utf8(content: &[u8]) -> Result<(), ScanErrorKind> {
-    if content.len() < 32 && content.iter().fold(0, |all, b| all | b) < 0x80 {
+    if content.is_ascii() {
         return Ok(());
     }
     simdutf8::basic::from_utf8(content).map(|_| ()).map_err(|_| ScanErrorKind::Utf8)
