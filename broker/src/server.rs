@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use staunch_flowctl::PrincipalLimits;
 use staunch_protocols::wire::{Limits, encode};
-use staunch_system::net::{Buffers, Listener, Peer};
+use staunch_system::net::{Buffers, Listener, Peer, Shutdown};
 use staunch_system::poll::Interest;
 
 use crate::Broker;
@@ -264,7 +264,10 @@ impl Server {
             registration.close();
         }
         let sessions: Vec<Arc<Session>> = self.broker.sessions.iter().map(|s| s.clone()).collect();
-        sessions.iter().for_each(Session::hang_up);
+        for session in &sessions {
+            let _ = session.stream().shutdown(Shutdown::Both);
+            session.hang_up();
+        }
         // Peers see the end in any case; what they asserted here ends with the process.
         let patience = std::time::Instant::now();
         while self.connections() > 0 && patience.elapsed() < Duration::from_millis(500) {

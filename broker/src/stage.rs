@@ -144,7 +144,10 @@ impl Stage {
     fn slot(&mut self, session: &Arc<Session>) -> &mut Slot {
         let number = session.number() as usize;
         let at = match self.by_number.get(number) {
-            Some(&at) if at != 0 => at as usize - 1,
+            // A session that has ended may have left its number to this one since its slot was made.
+            Some(&at) if at != 0 && self.slots[at as usize - 1].session.id() == session.id() => {
+                at as usize - 1
+            }
             _ => self.new_slot(number, session),
         };
         &mut self.slots[at]

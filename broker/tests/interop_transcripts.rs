@@ -24,6 +24,8 @@ fn start() -> (Server, SocketAddr) {
 
 struct Client {
     stream: TcpStream,
+    /// What came while a barrier was waited for.
+    pending: Vec<String>,
     handles: HashMap<Vec<u8>, usize>,
     is_closed: bool,
 }
@@ -32,9 +34,22 @@ impl Client {
     fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut client = Client { stream, handles: HashMap::new(), is_closed: false };
+        let mut client = Client { stream, pending: Vec::new(), handles: HashMap::new(), is_closed: false };
         client.stream.write_all(&[0x80]).unwrap();
         client
+    }
+
+    /// Waits until the broker has handled all that was sent: a Sync at the initial object, answered at our
+    /// entity 99, which no transcript uses.
+    fn barrier(&mut self) {
+        const ANSWER: &str = "[b0, 01, 63] M [81]";
+        self.stream.write_all(&unhex("b5b5b000b4b3015386b5b000b0016384848484")).unwrap();
+        while !self.pending.iter().any(|e| e == ANSWER) {
+            let more = self.receive(self.pending.len() + 1, false);
+            assert!(more.len() > self.pending.len(), "the barrier is answered: {more:?}");
+            self.pending = more;
+        }
+        self.pending.retain(|e| e != ANSWER);
     }
 
     /// Reads until `events_max` events have come, or the end, or nothing more for a while.
@@ -43,7 +58,7 @@ impl Client {
         self.stream.set_read_timeout(Some(Duration::from_millis(patience))).unwrap();
         let mut bytes = Vec::new();
         let mut chunk = [0; 65536];
-        let mut events = Vec::new();
+        let mut events = std::mem::take(&mut self.pending);
         while events.len() < events_max || expect_end || events_max == 0 {
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
@@ -108,7 +123,12 @@ fn transcripts_come_out_the_same() {
             let client = clients.entry(conn.to_owned()).or_insert_with(|| Client::connect(address));
             match step["action"].as_str().unwrap() {
                 "close" => drop(clients.remove(conn)),
-                _ => client.stream.write_all(&unhex(step["send_hex"].as_str().unwrap())).unwrap(),
+                _ => {
+                    client.stream.write_all(&unhex(step["send_hex"].as_str().unwrap())).unwrap();
+                    if !step["received"][conn]["closed"].as_bool().unwrap_or(false) {
+                        client.barrier();
+                    }
+                }
             }
             for (conn, received) in step["received"].as_object().unwrap() {
                 let twin = recorded.entry(conn.clone()).or_insert_with(|| Client::connect(address));
@@ -177,4 +197,39 @@ fn patterns_capture_as_recorded() {
             assert_eq!(seen.next(), None, "{name}");
         }
     }
+}
+
+/// `[events...]` with each event given as the bytes of `[oid <...>]`.
+fn turn(events: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = vec![0xb5];
+    for event in events {
+        // Without the brackets of a turn of its own.
+        out.extend_from_slice(&event[1..event.len() - 1]);
+    }
+    out.push(0x84);
+    out
+}
+
+/// A handle that a turn retracts and uses again stands for the later assertion.
+#[test]
+fn a_handle_may_be_used_again_within_a_turn() {
+    let (_server, address) = start();
+    let mut client = Client::connect(address);
+    client.stream.write_all(&unhex(RESOLVE)).unwrap();
+    client.receive(1, false);
+    // <Observe <group <rec foo> {0: <bind <_>>}> #:[0 1]>
+    let mut observe =
+        b"\xb4\xb3\x07Observe\xb4\xb3\x05group\xb4\xb3\x03rec\xb3\x03foo\x84\xb7\xb0\x00".to_vec();
+    observe.extend(b"\xb4\xb3\x04bind\xb4\xb3\x01_\x84\x84\x84\x84\x86\xb5\xb0\x00\xb0\x01\x01\x84\x84");
+    client.stream.write_all(&event(b'A', &observe, Some(2))).unwrap();
+    let foo = |n: u8| [b"\xb4\xb3\x03foo\xb0\x01".as_slice(), &[n, 0x84]].concat();
+    let retract = unhex("b5b5b00101b4b30152b00103848484");
+    let events = [event(b'A', &foo(1), Some(3)), retract.clone(), event(b'A', &foo(2), Some(3))];
+    client.stream.write_all(&turn(&events)).unwrap();
+    let kinds = |events: &[String]| {
+        events.iter().map(|e| e.split(' ').nth(3).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&client.receive(3, false)), ["A", "R", "A"]);
+    client.stream.write_all(&retract).unwrap();
+    assert_eq!(kinds(&client.receive(1, false)), ["R"]);
 }

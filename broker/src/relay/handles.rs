@@ -125,6 +125,10 @@ impl Handles {
             }
         }
         self.count -= taken.len();
+        // Else the search for the first page would pass over ever more empty places.
+        if self.pages.len() < self.pages.capacity() / 4 {
+            self.pages.shrink_to_fit();
+        }
         taken
     }
 }

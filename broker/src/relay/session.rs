@@ -7,6 +7,7 @@ use std::task::Poll;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 use staunch_flowctl::{Account, ConnectionsExhausted, OpenConnection};
+use staunch_index::Reader;
 use staunch_protocols::caveat::CaveatError;
 use staunch_protocols::packet::{self, Event, Packet, PacketError};
 use staunch_protocols::wire::{CanonError, Int, Limits, Progress, ScanError, Scanner, View, canonicalize};
@@ -16,7 +17,7 @@ use super::handles::Handles;
 use super::membrane::Membrane;
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
-use crate::dataspace::Dataspace;
+use crate::dataspace::{Dataspace, Router};
 use crate::outbox::{Outbox, Segment};
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
@@ -36,7 +37,7 @@ pub(crate) struct SessionConfig {
 }
 
 /// Turns routed under one hold of a dataspace's shared lock.
-const TURNS_PER_HOLD: u32 = 128;
+const TURNS_PER_HOLD: u32 = 256;
 /// What an unfinished packet may take before it is read into a buffer of its own.
 const CARRY_MAX: usize = 32 << 10;
 /// Sessions flushed by one piece of work; more are cut into pieces that other workers may take.
@@ -247,7 +248,6 @@ impl Task<Local> for Session {
     fn panicked(self: Arc<Self>) {
         tracing::error!(connection = self.account.name(), "a bug ended this connection; please report it");
         self.inbound.lock().is_ending = true;
-        self.inbound.lock().is_readable = false;
         self.hang_up();
     }
 }
@@ -480,6 +480,9 @@ impl Session {
 
     /// The fast way: packets that hold nothing but messages for one dataspace, without references. Stops after
     /// the first packet that is something else (scanned, not handled), or when it is time to look up.
+    ///
+    /// What it routes is in the outboxes before it lets go of the dataspace: who unsubscribes after that gets
+    /// nothing any more.
     fn run_messages(
         self: &Arc<Self>,
         bytes: &[u8],
@@ -491,8 +494,19 @@ impl Session {
             // Acquire: pairs with the Release in note_removals().
             *removals == self.removals.load(Ordering::Acquire)
         });
-        let oid = cached.map(|(oid, ..)| *oid);
-        let reader = cached.map(|(_, dataspace, _)| dataspace.index.read());
+        let target = cached.map(|(oid, dataspace, _)| (*oid, dataspace.index.read()));
+        let result = self.route_messages(bytes, scanner, target.as_ref(), local);
+        local.stage.publish_staged(&self.broker);
+        result
+    }
+
+    fn route_messages(
+        &self,
+        bytes: &[u8],
+        scanner: &mut Scanner,
+        target: Option<&(i64, Reader<'_, Router>)>,
+        local: &mut Local,
+    ) -> Result<(usize, Found), Failure> {
         let credit = self.account.limit().saturating_sub(self.account.debt());
         let Local { stage, scratch, .. } = local;
         let mut done = 0;
@@ -506,7 +520,7 @@ impl Session {
                 Progress::Incomplete(_) => return Ok((done, Found::Unfinished)),
             };
             let packet = &bytes[done..done + length];
-            let (Some(oid), Some(reader)) = (oid, &reader) else { return Ok((done, Found::Packet(length))) };
+            let Some((oid, reader)) = target else { return Ok((done, Found::Packet(length))) };
             if scanner.embedded() > 0 || !scanner.is_canonical() {
                 return Ok((done, Found::Packet(length)));
             }
@@ -517,7 +531,7 @@ impl Session {
                 for event in turn.events() {
                     match event.map_err(Failure::Packet)? {
                         packet::TurnEvent { oid: to, event: Event::Message { body } }
-                            if to.as_i64() == Some(oid) =>
+                            if to.as_i64() == Some(*oid) =>
                         {
                             bodies.push(body.token());
                         }

@@ -248,7 +248,14 @@ impl Session {
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<Applied, Failure> {
-        if !self.prepare(decoded, local)? {
+        let is_ready = match self.prepare(decoded, local) {
+            Ok(is_ready) => is_ready,
+            Err(failure) => {
+                self.abandon(std::mem::take(decoded));
+                return Err(failure);
+            }
+        };
+        if !is_ready {
             if let Some(packet) = packet {
                 decoded.packet = OwnValue::new(packet.span().to_vec());
             }
@@ -319,33 +326,15 @@ impl Session {
         inbound: &mut Inbound,
         local: &mut Local,
     ) {
-        let mine: Vec<(usize, Event)> = events
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, e)| {
-                e.as_ref().is_some_and(|e| e.dataspace().is_some_and(|d| Arc::ptr_eq(&d, dataspace)))
-            })
-            .filter_map(|(i, e)| e.take().map(|e| (i, e)))
-            .collect();
-        // A retraction of what this turn asserts goes with the assertion.
-        let mut order: Vec<(usize, Event)> = mine;
-        let asserts: Vec<usize> = order.iter().map(|(i, _)| *i).collect();
-        for (i, event) in events.iter_mut().enumerate() {
-            if let Some(Event::RetractSame { assert }) = event
-                && asserts.contains(assert)
-            {
-                order.push((i, event.take().unwrap_or(Event::RetractSame { assert: 0 })));
-            }
-        }
-        order.sort_by_key(|(i, _)| *i);
+        let (mut order, brief) = take_for(dataspace, events);
         let mut exclusive = false;
         let mut caps = Caps::new();
         let mut positions: Vec<(usize, usize)> = Vec::new();
-        let mut plan = Vec::with_capacity(order.len());
+        let mut asserted: Vec<Option<Int>> = Vec::new();
         let mut actions: Vec<Action<'_, Router>> = Vec::with_capacity(order.len());
         for (i, event) in &mut order {
             let at = actions.len();
-            let (action, note) = match event {
+            actions.push(match event {
                 Event::Assert { value, caps, handle, subscribes, .. } => {
                     let value = view(value, packet);
                     exclusive |= looks_like_observe(value.span());
@@ -353,25 +342,24 @@ impl Session {
                         subscribes.take().and_then(|s| Some((s.prepared?, Target::of(&s.observer))));
                     let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(caps)));
                     positions.push((*i, at));
-                    (Action::Assert { value, extra, observe }, Some(handle.clone()))
+                    asserted.push((!brief.contains(i)).then(|| handle.clone()));
+                    Action::Assert { value, extra, observe }
                 }
                 Event::Message { value, caps: more, .. } => {
                     caps.extend(more.drain(..));
-                    (Action::Message(view(value, packet)), None)
+                    Action::Message(view(value, packet))
                 }
                 Event::RetractSame { assert } => {
                     let Some((_, at)) = positions.iter().find(|(i, _)| i == assert) else { continue };
-                    (Action::RetractSame(*at), None)
+                    Action::RetractSame(*at)
                 }
                 Event::Retract { held, .. } => {
                     let Some(stored) = stored_of(held) else { continue };
                     exclusive |= stored.may_observe();
-                    (Action::Retract(stored), None)
+                    Action::Retract(stored)
                 }
                 Event::Sync { .. } => continue,
-            };
-            actions.push(action);
-            plan.push(note);
+            });
         }
         let mut placed = Vec::new();
         let Local { stage, scratch, .. } = local;
@@ -382,7 +370,7 @@ impl Session {
             dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
         }
         drop(actions);
-        self.note_placed(plan, placed, inbound);
+        note_placed(asserted, placed, inbound);
         let mut membrane = self.membrane();
         for (_, event) in order {
             if let Event::Retract { held, .. } = event {
@@ -390,22 +378,6 @@ impl Session {
             }
         }
         self.note_removals(&membrane);
-    }
-
-    /// Notes what became of the turn's assertions, for their retraction.
-    fn note_placed(&self, plan: Vec<Option<Int>>, placed: Vec<Stored<Router>>, inbound: &mut Inbound) {
-        for (handle, stored) in plan.into_iter().flatten().zip(placed) {
-            // Gone again if the same turn retracted it.
-            let Some(Held::Full(mut full)) = inbound.handles.remove(&handle) else { continue };
-            let held = match full.refs.as_slice() {
-                [Ref::Exported(oid)] if *oid <= u32::MAX as u64 => Held::Plain { oid: *oid as u32, stored },
-                _ => {
-                    full.what = What::Stored(stored);
-                    Held::Full(full)
-                }
-            };
-            inbound.handles.set(handle, held);
-        }
     }
 
     /// The events for other entities than dataspaces, and the answers to Syncs.
@@ -572,6 +544,46 @@ impl Session {
         }
         local.stage.publish_staged(self.broker());
         inbound.handles.len() > 0
+    }
+}
+
+/// Takes out, in order, the events for one dataspace. Also tells which of its assertions the turn retracts again.
+fn take_for(dataspace: &Arc<Dataspace>, events: &mut [Option<Event>]) -> (Vec<(usize, Event)>, Vec<usize>) {
+    let (mut order, mut brief) = (Vec::new(), Vec::new());
+    let mut mine = vec![false; events.len()];
+    for (i, event) in events.iter_mut().enumerate() {
+        mine[i] = match event {
+            // A retraction of what this turn asserts goes with the assertion.
+            Some(Event::RetractSame { assert }) if mine[*assert] => {
+                brief.push(*assert);
+                true
+            }
+            Some(event) => event.dataspace().is_some_and(|d| Arc::ptr_eq(&d, dataspace)),
+            None => false,
+        };
+        if mine[i]
+            && let Some(event) = event.take()
+        {
+            order.push((i, event));
+        }
+    }
+    (order, brief)
+}
+
+/// Notes what became of the turn's assertions, for their retraction: by handle, `None` for those that the turn
+/// retracted itself (whose handle may stand for a later one by now).
+fn note_placed(asserted: Vec<Option<Int>>, placed: Vec<Stored<Router>>, inbound: &mut Inbound) {
+    for (handle, stored) in asserted.into_iter().zip(placed) {
+        let Some(handle) = handle else { continue };
+        let Some(Held::Full(mut full)) = inbound.handles.remove(&handle) else { continue };
+        let held = match full.refs.as_slice() {
+            [Ref::Exported(oid)] if *oid <= u32::MAX as u64 => Held::Plain { oid: *oid as u32, stored },
+            _ => {
+                full.what = What::Stored(stored);
+                Held::Full(full)
+            }
+        };
+        inbound.handles.set(handle, held);
     }
 }
 
