@@ -1,8 +1,9 @@
 //! Relays: one session for each connection, with the membranes between its names and our capabilities.
 //!
 //! # Layout
-//! - `session`: reading, flow control, the fast way of message turns, the session's end.
-//! - `turn`: every other turn: decoded and checked whole, then applied.
+//! - `session`: reading, flow control, the session's end; `session::packets`: what was read, with the fast way of
+//!   message turns.
+//! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before.
 //! - `membrane`: which capabilities each side knows, and for how long.
 //! - `handles`: what the peer has asserted.
 

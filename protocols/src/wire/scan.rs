@@ -182,6 +182,8 @@ impl Scanner {
         }
     }
 
+    // One loop, somewhat long: what it is cut into passes its state through memory, which costs more than the
+    // work.
     #[inline(always)]
     fn scan_from(&mut self, bytes: &[u8], at: &mut usize) -> Result<Progress, ScanErrorKind> {
         // What lies past the limit is not looked at, so the verdict does not depend on how much has arrived.

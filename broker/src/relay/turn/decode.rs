@@ -1,0 +1,189 @@
+//! From the wire to checked events: each taken through the membrane, with nothing applied yet.
+
+use std::sync::Arc;
+
+use staunch_index::looks_like_observe;
+use staunch_index::pattern::Pattern;
+use staunch_protocols::packet::{Event as WireEvent, PacketError, Turn};
+use staunch_protocols::wire::{Int, View, canonicalize, tag};
+
+use super::super::handles::{FullHeld, Held, What};
+use super::super::membrane::{ImportError, Membrane, Ref, Refs};
+use super::super::session::{Failure, Inbound, Session};
+use super::{Decoded, Event, OwnValue, Subscribes, Value, dataspace_of};
+use crate::cap::{Cap, Caps, Entity, stored_id};
+
+impl Session {
+    /// Decodes a turn, event by event, against the membrane.
+    pub(in crate::relay) fn decode(
+        self: &Arc<Self>,
+        turn: Turn<'_>,
+        inbound: &mut Inbound,
+    ) -> Result<Decoded, Failure> {
+        let mut decoded = Decoded::default();
+        let mut membrane = self.membrane();
+        for event in turn.events() {
+            let event = event.map_err(Failure::Packet)?;
+            let oid = event.oid.as_int().unwrap_or(Int::Small(-1));
+            match event.event {
+                WireEvent::Assert { assertion, handle } => {
+                    let handle = handle.as_int().unwrap_or(Int::Small(0));
+                    self.decode_assert(&mut membrane, inbound, &oid, assertion, handle, &mut decoded)?;
+                }
+                WireEvent::Retract { handle } => {
+                    if membrane.exported(&oid).is_some() {
+                        let handle = handle.as_int().unwrap_or(Int::Small(0));
+                        self.decode_retract(&mut membrane, inbound, &handle, &mut decoded);
+                    }
+                }
+                WireEvent::Message { body } => {
+                    let Some(target) = membrane.exported(&oid).cloned() else { continue };
+                    let (value, caps, refs) = self.take_value(&mut membrane, body, true)?;
+                    refs.iter().for_each(|r| membrane.release(r));
+                    if let Some((value, caps)) = self.restrict(&target, value, caps, turn.view()) {
+                        decoded.events.push(Event::Message { target, value, caps });
+                    }
+                }
+                WireEvent::Sync { peer } => {
+                    let Some((target, number)) = membrane.hold_exported(&oid) else { continue };
+                    let mut refs = Refs::from_elem(Ref::Exported(number), 1);
+                    let (peer, held, _) = self.import(&mut membrane, peer)?;
+                    refs.extend(held);
+                    decoded.events.push(Event::Sync { target, peer, refs });
+                }
+            }
+        }
+        Ok(decoded)
+    }
+
+    fn import(
+        self: &Arc<Self>,
+        membrane: &mut Membrane,
+        reference: View<'_>,
+    ) -> Result<(Cap, Option<Ref>, bool), Failure> {
+        membrane.import(reference, self, &self.broker().attenuations).map_err(|error| match error {
+            ImportError::Reference(error) => Failure::Packet(error),
+            ImportError::Caveat(error) => Failure::Caveat(error),
+        })
+    }
+
+    fn decode_assert(
+        self: &Arc<Self>,
+        membrane: &mut Membrane,
+        inbound: &mut Inbound,
+        oid: &Int,
+        assertion: View<'_>,
+        handle: Int,
+        decoded: &mut Decoded,
+    ) -> Result<(), Failure> {
+        if inbound.handles.contains(&handle) {
+            return Err(Failure::DuplicateHandle(handle));
+        }
+        let Some((target, number)) = membrane.hold_exported(oid) else { return Ok(()) };
+        if inbound.handles.len() as u64 >= self.config().assertions_max {
+            return Err(Failure::TooManyAssertions(self.config().assertions_max));
+        }
+        let (value, caps, mut refs) = self.take_value(membrane, assertion, false)?;
+        refs.push(Ref::Exported(number));
+        let Some((value, caps)) = self.restrict(&target, value, caps, assertion) else {
+            // Its target drops it: the references go back at once, and its retraction is ignored.
+            refs.iter().for_each(|r| membrane.release(r));
+            return Ok(());
+        };
+        let held = FullHeld { target: target.clone(), what: What::Pending, refs };
+        inbound.handles.set(handle.clone(), Held::Full(Box::new(held)));
+        let view = match &value {
+            Value::InPacket(token) => assertion.at(*token),
+            Value::Own(value) => value.view(),
+        };
+        let subscribes = match target.entity() {
+            Entity::Dataspace(_) if looks_like_observe(view.span()) => subscribes(view, &caps),
+            _ => None,
+        };
+        decoded.events.push(Event::Assert { target, value, caps, handle, subscribes });
+        Ok(())
+    }
+
+    fn decode_retract(
+        &self,
+        membrane: &mut Membrane,
+        inbound: &mut Inbound,
+        handle: &Int,
+        decoded: &mut Decoded,
+    ) {
+        let Some(held) = inbound.handles.remove(handle) else { return };
+        if let Held::Full(full) = &held
+            && matches!(full.what, What::Pending)
+        {
+            let same = |e: &Event| matches!(e, Event::Assert { handle: h, .. } if h == handle);
+            if let Some(assert) = decoded.events.iter().rposition(same) {
+                full.refs.iter().for_each(|r| membrane.release(r));
+                decoded.events.push(Event::RetractSame { assert });
+            }
+            return;
+        }
+        let dataspace = dataspace_of(membrane, &held);
+        decoded.events.push(Event::Retract { held, dataspace });
+    }
+
+    /// Brings a value from wire to stored form, and takes in the references in it.
+    fn take_value(
+        self: &Arc<Self>,
+        membrane: &mut Membrane,
+        value: View<'_>,
+        is_message: bool,
+    ) -> Result<(Value, Caps, Refs), Failure> {
+        let (mut caps, mut refs) = (Caps::new(), Refs::new());
+        let mut stored: Vec<u8> = Vec::new();
+        let mut copied = value.start();
+        let mut token = value.token();
+        let end = value.token() + value.tokens();
+        while token < end {
+            let at = value.at(token);
+            if at.tag() != tag::EMBEDDED {
+                token += 1;
+                continue;
+            }
+            let (cap, held, is_new) = self.import(membrane, at)?;
+            if is_message && is_new {
+                return Err(Failure::TransientReference);
+            }
+            stored.extend_from_slice(&value.all_bytes()[copied..at.start()]);
+            cap.write_stored(&mut stored);
+            copied = at.end();
+            caps.push(cap);
+            refs.extend(held);
+            token += at.tokens();
+        }
+        if caps.is_empty() {
+            return Ok((Value::InPacket(value.token()), caps, refs));
+        }
+        stored.extend_from_slice(&value.all_bytes()[copied..value.end()]);
+        // Capabilities as set elements or keys may have changed places.
+        let own = OwnValue::new(stored).ok_or(Failure::Packet(PacketError::NotAPacket))?;
+        let mut canonical = Vec::new();
+        canonicalize(own.view(), &mut canonical).map_err(Failure::Duplicate)?;
+        let own = OwnValue::new(canonical).ok_or(Failure::Packet(PacketError::NotAPacket))?;
+        Ok((Value::Own(own), caps, refs))
+    }
+
+    /// Passes a value through its target's caveats.
+    fn restrict(&self, target: &Cap, value: Value, caps: Caps, packet: View<'_>) -> Option<(Value, Caps)> {
+        let Some(caveats) = target.caveats() else { return Some((value, caps)) };
+        let bytes = match &value {
+            Value::InPacket(token) => packet.at(*token).span().to_vec(),
+            Value::Own(own) => own.bytes.clone(),
+        };
+        let mut scanner = crate::attenuate::stored_scanner();
+        let (bytes, caps) = crate::attenuate::apply(caveats, bytes, caps, &mut scanner)?;
+        Some((Value::Own(OwnValue::new(bytes)?), caps))
+    }
+}
+
+/// The observation that a stored value asks for, if it is a well-formed Observe.
+fn subscribes(value: View<'_>, caps: &Caps) -> Option<Subscribes> {
+    let (pattern, observer) = Pattern::of_observe(value)?;
+    let id = stored_id(observer.span())?;
+    let observer = caps.iter().find(|c| c.id() == id)?.clone();
+    Some(Subscribes { pattern, observer, prepared: None })
+}
