@@ -14,7 +14,7 @@ pub(crate) use canon::minimal;
 pub use canon::{CanonError, canonicalize};
 pub use limits::Limits;
 pub use order::sort_key;
-pub use scan::{Progress, ScanError, ScanErrorKind, Scanner};
+pub use scan::{Prefix, Progress, ScanError, ScanErrorKind, Scanner};
 pub use view::{Children, Int, Node, Tape, View};
 
 /// First bytes of Preserves values in machine syntax.

@@ -64,8 +64,9 @@ pub enum ScanErrorKind {
     IntegerTooLong(u32),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Kind {
+    #[default]
     Plain,
     Record,
     Set,
@@ -76,8 +77,16 @@ enum Kind {
     Annotated,
 }
 
+impl Kind {
+    /// Whether it takes any number of elements in any order, so that nothing is to be done after each.
+    #[inline(always)]
+    fn is_plain(self) -> bool {
+        matches!(self, Kind::Plain | Kind::Record)
+    }
+}
+
 /// An open compound.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Frame {
     kind: Kind,
     /// Its token on the tape.
@@ -88,6 +97,33 @@ struct Frame {
     current: u32,
 }
 
+/// Where the pass stands: small enough to live in registers while it runs.
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    /// Offset of the next token.
+    pos: usize,
+    /// Tokens on the tape.
+    used: usize,
+    /// Open compounds.
+    depth: usize,
+    /// Embedded values so far.
+    embedded: u32,
+    canonical: bool,
+}
+
+const START: Cursor = Cursor { pos: 0, used: 0, depth: 0, embedded: 0, canonical: true };
+
+/// Why the pass paused.
+enum Pause {
+    Complete,
+    /// So many bytes are needed.
+    Incomplete(usize),
+    /// The tape is full.
+    Tape,
+    /// The stack is full.
+    Stack,
+}
+
 /// Checks one value after the other and indexes it; reusable, allocating only while it grows.
 ///
 /// **Invariant:** after [`Progress::Complete`] the tape's spans lie within the bytes given, every compound is
@@ -96,17 +132,52 @@ struct Frame {
 #[derive(Debug)]
 pub struct Scanner {
     limits: Limits,
-    pos: usize,
+    at: Cursor,
     tape: Tape,
+    /// Open compounds: the first `at.depth`.
     stack: Vec<Frame>,
-    embedded: u32,
-    canonical: bool,
+}
+
+/// The beginning of a value, scanned once for all values that begin with the same bytes.
+///
+/// It must hold whole tokens, and only openings of records and sequences, and atoms.
+#[derive(Debug, Clone)]
+pub struct Prefix {
+    bytes: Box<[u8]>,
+    at: Cursor,
+    nodes: Box<[Node]>,
+    stack: Box<[Frame]>,
+}
+
+impl Prefix {
+    /// Scans `bytes`. `None` if they are not the beginning of a value in canonical form, cut between two tokens.
+    pub fn new(bytes: &[u8], limits: Limits) -> Option<Prefix> {
+        let mut scanner = Scanner::new(limits);
+        let Ok(Progress::Incomplete(_)) = scanner.scan(bytes) else { return None };
+        let at = scanner.at;
+        let stack: Box<[Frame]> = scanner.stack[..at.depth].into();
+        let is_simple = at.canonical && at.embedded == 0 && stack.iter().all(|f| f.kind.is_plain());
+        let nodes = scanner.tape.nodes[..at.used].into();
+        (at.pos == bytes.len() && is_simple).then(|| Prefix { bytes: bytes.into(), at, nodes, stack })
+    }
+
+    /// How many tokens it has.
+    #[inline]
+    pub fn tokens(&self) -> u32 {
+        self.at.used as u32
+    }
+
+    /// How many compounds it leaves open.
+    #[inline]
+    pub fn depth(&self) -> u32 {
+        self.at.depth as u32
+    }
 }
 
 impl Scanner {
     /// A scanner with the given bounds.
     pub fn new(limits: Limits) -> Scanner {
-        Scanner { limits, pos: 0, tape: Tape::default(), stack: Vec::new(), embedded: 0, canonical: true }
+        Scanner { limits, at: START, tape: Tape::default(), stack: Vec::new() }
     }
 
     /// The bounds it was made with.
@@ -117,41 +188,57 @@ impl Scanner {
     /// Forgets the value being scanned (its memory is kept for the next one).
     #[inline]
     pub fn reset(&mut self) {
-        self.pos = 0;
-        self.tape.nodes.clear();
-        self.stack.clear();
-        self.embedded = 0;
-        self.canonical = true;
+        self.at = START;
+    }
+
+    /// Begins a value with what is known of `prefix`, if `bytes` begin with it and nothing has been scanned of
+    /// them yet: [`Scanner::scan`] then goes on behind it. Returns whether they do.
+    #[inline]
+    pub fn begin(&mut self, prefix: &Prefix, bytes: &[u8]) -> bool {
+        if self.at.pos != 0 || self.at.depth != 0 || !bytes.starts_with(&prefix.bytes) {
+            return false;
+        }
+        let (nodes, frames) = (prefix.nodes.len(), prefix.stack.len());
+        if self.tape.nodes.len() <= nodes || self.stack.len() < frames {
+            return false;
+        }
+        self.tape.nodes[..nodes].copy_from_slice(&prefix.nodes);
+        self.stack[..frames].copy_from_slice(&prefix.stack);
+        self.at = prefix.at;
+        true
     }
 
     /// Gives back memory beyond what ordinary packets need; call it when a connection falls idle.
     pub fn shrink(&mut self) {
-        self.tape.nodes.shrink_to(64);
-        self.stack.shrink_to(8);
+        let (nodes, frames) = (self.at.used.max(64), self.at.depth.max(8));
+        self.tape.nodes.truncate(nodes);
+        self.tape.nodes.shrink_to(nodes);
+        self.stack.truncate(frames);
+        self.stack.shrink_to(frames);
     }
 
     /// How many embedded values the value holds.
     #[inline]
     pub fn embedded(&self) -> u32 {
-        self.embedded
+        self.at.embedded
     }
 
     /// Whether the value stands in canonical form, without annotations.
     #[inline]
     pub fn is_canonical(&self) -> bool {
-        self.canonical
+        self.at.canonical
     }
 
     /// Up to which offset all tokens are complete and have been read, once and for all.
     #[inline]
     pub fn position(&self) -> usize {
-        self.pos
+        self.at.pos
     }
 
     /// Whether a value has been begun and is not complete.
     #[inline]
     pub fn is_mid_value(&self) -> bool {
-        self.pos > 0 || !self.stack.is_empty()
+        self.at.pos > 0 || self.at.depth > 0
     }
 
     /// The complete value. `bytes` must be what [`Scanner::scan`] was given last.
@@ -173,222 +260,297 @@ impl Scanner {
     /// [`ScanError`] if no continuation can make this a value; the scanner must be reset before it is used again.
     #[inline]
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Progress, ScanError> {
-        let mut pos = self.pos;
-        let result = self.scan_from(bytes, &mut pos);
-        self.pos = pos;
-        match result {
-            Ok(progress) => Ok(progress),
-            Err(kind) => Err(ScanError { at: pos, kind }),
+        loop {
+            let pause = self.pass(bytes).map_err(|kind| self.error(kind))?;
+            match pause {
+                Pause::Complete => {
+                    self.tape.finish(self.at.used, self.at.pos);
+                    return Ok(Progress::Complete(self.at.pos));
+                }
+                Pause::Incomplete(wanted) => return Ok(Progress::Incomplete(wanted)),
+                Pause::Tape => self.grow_tape().map_err(|kind| self.error(kind))?,
+                Pause::Stack => self.grow_stack().map_err(|kind| self.error(kind))?,
+            }
         }
     }
 
-    // One loop, somewhat long: what it is cut into passes its state through memory, which costs more than the
-    // work.
+    #[cold]
+    fn error(&self, kind: ScanErrorKind) -> ScanError {
+        ScanError { at: self.at.pos, kind }
+    }
+
+    #[cold]
+    fn grow_tape(&mut self) -> Result<(), ScanErrorKind> {
+        if self.at.used >= self.limits.tokens_max as usize {
+            return Err(ScanErrorKind::TooManyTokens(self.limits.tokens_max));
+        }
+        // One more than there are tokens: the last marks the end.
+        let wanted = (self.tape.nodes.len() * 2).max(64).min(self.limits.tokens_max as usize + 1);
+        self.tape.nodes.resize(wanted, Node::default());
+        Ok(())
+    }
+
+    #[cold]
+    fn grow_stack(&mut self) -> Result<(), ScanErrorKind> {
+        if self.at.depth >= self.limits.depth_max as usize {
+            return Err(ScanErrorKind::TooDeep(self.limits.depth_max));
+        }
+        let wanted = (self.stack.len() * 2).max(8).min(self.limits.depth_max as usize);
+        self.stack.resize(wanted, Frame::default());
+        Ok(())
+    }
+
+    /// Goes on until something is in the way, and notes how far it came: on an error, at the offending token.
+    //
+    // One loop, somewhat long, over local copies of all that changes: what it is cut into passes its state
+    // through memory, which costs more than the work.
     #[inline(always)]
-    fn scan_from(&mut self, bytes: &[u8], at: &mut usize) -> Result<Progress, ScanErrorKind> {
+    fn pass(&mut self, bytes: &[u8]) -> Result<Pause, ScanErrorKind> {
+        let Scanner { limits, at: cursor, tape, stack } = self;
         // What lies past the limit is not looked at, so the verdict does not depend on how much has arrived.
-        let bytes = &bytes[..bytes.len().min(self.limits.packet_bytes_max as usize)];
-        let mut pos = *at;
-        // Whether the innermost open compound takes any number of elements in any order.
-        let mut plain = matches!(self.stack.last(), Some(f) if matches!(f.kind, Kind::Plain | Kind::Record));
-        loop {
-            *at = pos;
-            let Some(&first) = bytes.get(pos) else {
-                self.check_size(pos, 1)?;
-                return Ok(Progress::Incomplete(pos + 1));
+        let bytes = &bytes[..bytes.len().min(limits.packet_bytes_max as usize)];
+        let (nodes, frames) = (tape.nodes.as_mut_slice(), stack.as_mut_slice());
+        let mut at = *cursor;
+        let mut kind = if at.depth > 0 { frames[at.depth - 1].kind } else { Kind::Annotation };
+        let result = loop {
+            let Some(&first) = bytes.get(at.pos) else {
+                break check_size(limits, at.pos, 1).map(|()| Pause::Incomplete(at.pos + 1));
             };
-            if self.tape.nodes.len() >= self.limits.tokens_max as usize {
-                return Err(ScanErrorKind::TooManyTokens(self.limits.tokens_max));
+            if at.used + 1 >= nodes.len() {
+                break Ok(Pause::Tape);
             }
-            let node = self.tape.nodes.len() as u32;
+            let node = Node { start: at.pos as u32, next: at.used as u32 + 1 };
             match first {
                 tag::INTEGER..=tag::SYMBOL | tag::IEEE754 => {
                     // Short lengths are read here, without a value that would go through memory in pieces:
                     // reloading it whole stalls the processor at every atom.
-                    let (length, body) = match bytes.get(pos + 1) {
-                        Some(&b) if b < 0x80 => (u64::from(b), pos + 2),
-                        _ => match long_header(bytes, pos)? {
-                            Header::Complete { length, body, shortest } => {
-                                self.canonical &= shortest;
+                    let (length, body) = match bytes.get(at.pos + 1) {
+                        Some(&b) if b < 0x80 => (b as usize, at.pos + 2),
+                        _ => match long_header(bytes, at.pos, limits) {
+                            Ok(Header::Complete { length, body, shortest }) => {
+                                at.canonical &= shortest;
                                 (length, body)
                             }
-                            Header::Incomplete => {
-                                self.check_size(bytes.len(), 1)?;
-                                return Ok(Progress::Incomplete(bytes.len() + 1));
+                            Ok(Header::Incomplete) => {
+                                break check_size(limits, bytes.len(), 1)
+                                    .map(|()| Pause::Incomplete(bytes.len() + 1));
                             }
+                            Err(error) => break Err(error),
                         },
                     };
-                    self.check_size(body, length)?;
-                    self.check_atom(first, length)?;
-                    let end = body + length as usize;
-                    let Some(content) = bytes.get(body..end) else { return Ok(Progress::Incomplete(end)) };
+                    let end = body + length;
+                    if let Err(error) = check_atom(limits, first, length) {
+                        break Err(error);
+                    }
+                    let Some(content) = bytes.get(body..end) else {
+                        break check_size(limits, body, length).map(|()| Pause::Incomplete(end));
+                    };
                     match first {
-                        tag::STRING | tag::SYMBOL => check_utf8(content)?,
-                        tag::INTEGER => self.canonical &= is_minimal(content),
+                        tag::STRING | tag::SYMBOL if !is_text(bytes, body, content) => {
+                            break Err(ScanErrorKind::Utf8);
+                        }
+                        tag::INTEGER => at.canonical &= is_minimal(content),
                         _ => {}
                     }
-                    self.tape.nodes.push(Node { start: pos as u32, next: node + 1 });
-                    pos = end;
+                    nodes[at.used] = node;
+                    at.used += 1;
+                    at.pos = end;
                 }
-                tag::RECORD..=tag::DICTIONARY | tag::EMBEDDED | tag::ANNOTATION => {
-                    self.open(first, node, pos)?;
-                    plain = matches!(first, tag::RECORD | tag::SEQUENCE);
-                    pos += 1;
+                tag::RECORD | tag::SEQUENCE => {
+                    if at.depth >= frames.len() {
+                        break Ok(Pause::Stack);
+                    }
+                    kind = if first == tag::RECORD { Kind::Record } else { Kind::Plain };
+                    let this = at.used as u32;
+                    frames[at.depth] = Frame { kind, node: this, previous: this, current: this + 1 };
+                    nodes[at.used] = node;
+                    at.depth += 1;
+                    at.used += 1;
+                    at.pos += 1;
+                    continue;
+                }
+                tag::END => {
+                    if at.depth == 0 {
+                        break Err(ScanErrorKind::UnexpectedEnd);
+                    }
+                    let open = frames[at.depth - 1].node as usize;
+                    if !kind.is_plain() || kind == Kind::Record && at.used == open + 1 {
+                        if let Err(error) = check_end(kind) {
+                            break Err(error);
+                        }
+                    }
+                    nodes[open].next = at.used as u32 + 1;
+                    nodes[at.used] = node;
+                    at.used += 1;
+                    at.pos += 1;
+                    at.depth -= 1;
+                    if at.depth == 0 {
+                        break Ok(Pause::Complete);
+                    }
+                    kind = frames[at.depth - 1].kind;
+                }
+                tag::SET | tag::DICTIONARY | tag::EMBEDDED | tag::ANNOTATION => {
+                    if at.depth >= frames.len() {
+                        break Ok(Pause::Stack);
+                    }
+                    kind = opened(first, &mut at);
+                    let this = at.used as u32;
+                    frames[at.depth] = Frame { kind, node: this, previous: this, current: this + 1 };
+                    nodes[at.used] = node;
+                    at.depth += 1;
+                    at.used += 1;
+                    at.pos += 1;
                     continue;
                 }
                 tag::FALSE | tag::TRUE => {
-                    self.tape.nodes.push(Node { start: pos as u32, next: node + 1 });
-                    pos += 1;
+                    nodes[at.used] = node;
+                    at.used += 1;
+                    at.pos += 1;
                 }
-                tag::END => {
-                    self.close(node)?;
-                    self.tape.nodes.push(Node { start: pos as u32, next: node + 1 });
-                    pos += 1;
-                    plain = false;
-                }
-                other => return Err(ScanErrorKind::Tag(other)),
+                other => break Err(ScanErrorKind::Tag(other)),
             }
-            if plain {
+            if kind.is_plain() {
                 continue;
             }
-            if self.complete_value(bytes, pos)? {
-                *at = pos;
-                self.tape.end = pos as u32;
-                return Ok(Progress::Complete(pos));
+            match complete_value(bytes, at, nodes, frames) {
+                Ok((depth, canonical)) => (at.depth, at.canonical) = (depth, canonical),
+                Err(error) => {
+                    at.pos = node.start as usize;
+                    break Err(error);
+                }
             }
-            plain = matches!(self.stack.last(), Some(f) if matches!(f.kind, Kind::Plain | Kind::Record));
-        }
-    }
-
-    fn open(&mut self, first: u8, node: u32, pos: usize) -> Result<(), ScanErrorKind> {
-        if self.stack.len() >= self.limits.depth_max as usize {
-            return Err(ScanErrorKind::TooDeep(self.limits.depth_max));
-        }
-        let kind = match first {
-            tag::RECORD => Kind::Record,
-            tag::SEQUENCE => Kind::Plain,
-            tag::SET => Kind::Set,
-            tag::DICTIONARY => Kind::DictionaryKey,
-            tag::EMBEDDED => {
-                self.embedded += 1;
-                Kind::Embedded
+            if at.depth == 0 {
+                break Ok(Pause::Complete);
             }
-            _ => {
-                self.canonical = false;
-                Kind::Annotation
-            }
+            kind = frames[at.depth - 1].kind;
         };
-        self.tape.nodes.push(Node { start: pos as u32, next: 0 });
-        self.stack.push(Frame { kind, node, previous: node, current: node + 1 });
-        Ok(())
+        *cursor = at;
+        result
     }
+}
 
-    /// Closes the innermost compound at an end marker, whose token will be `end`.
-    #[inline]
-    fn close(&mut self, end: u32) -> Result<(), ScanErrorKind> {
-        // By its parts, for the same reason as in scan_from().
-        let (kind, node) = match self.stack.last() {
-            Some(frame) => (frame.kind, frame.node),
-            None => return Err(ScanErrorKind::UnexpectedEnd),
-        };
-        match kind {
-            Kind::Plain | Kind::Set | Kind::DictionaryKey => {}
-            Kind::Record if end > node + 1 => {}
-            Kind::DictionaryValue => return Err(ScanErrorKind::OddDictionary),
-            Kind::Record | Kind::Embedded | Kind::Annotation | Kind::Annotated => {
-                return Err(ScanErrorKind::UnexpectedEnd);
-            }
+/// What kind of compound opens here, of those that are not plain.
+#[inline]
+fn opened(first: u8, at: &mut Cursor) -> Kind {
+    match first {
+        tag::SET => Kind::Set,
+        tag::DICTIONARY => Kind::DictionaryKey,
+        tag::EMBEDDED => {
+            at.embedded += 1;
+            Kind::Embedded
         }
-        self.stack.truncate(self.stack.len() - 1);
-        self.tape.nodes[node as usize].next = end + 1;
-        Ok(())
+        _ => {
+            at.canonical = false;
+            Kind::Annotation
+        }
     }
+}
 
-    /// A value ended at `pos`: tells the compounds around it. True if it was the outermost.
-    #[inline]
-    fn complete_value(&mut self, bytes: &[u8], pos: usize) -> Result<bool, ScanErrorKind> {
-        loop {
-            let next = self.tape.nodes.len() as u32;
-            let Some(frame) = self.stack.last_mut() else { return Ok(true) };
-            match frame.kind {
-                Kind::Plain | Kind::Record => return Ok(false),
-                Kind::Set => break,
-                Kind::DictionaryKey => {
+/// Whether a compound that is not plain, or a record without a label, may end.
+#[inline(never)]
+fn check_end(kind: Kind) -> Result<(), ScanErrorKind> {
+    match kind {
+        Kind::Plain | Kind::Set | Kind::DictionaryKey => Ok(()),
+        Kind::DictionaryValue => Err(ScanErrorKind::OddDictionary),
+        Kind::Record | Kind::Embedded | Kind::Annotation | Kind::Annotated => {
+            Err(ScanErrorKind::UnexpectedEnd)
+        }
+    }
+}
+
+/// A value ended where `at` stands, and what is around it is not plain, or nothing is: tells the compounds around
+/// it. Returns how many are open then, and whether all is still canonical.
+#[inline(never)]
+fn complete_value(
+    bytes: &[u8],
+    at: Cursor,
+    nodes: &mut [Node],
+    frames: &mut [Frame],
+) -> Result<(usize, bool), ScanErrorKind> {
+    let next = at.used as u32;
+    let mut depth = at.depth;
+    while depth > 0 {
+        let frame = &mut frames[depth - 1];
+        match frame.kind {
+            Kind::Plain | Kind::Record => break,
+            Kind::Set | Kind::DictionaryKey => {
+                if frame.kind == Kind::DictionaryKey {
                     frame.kind = Kind::DictionaryValue;
-                    break;
                 }
-                Kind::DictionaryValue => {
-                    frame.kind = Kind::DictionaryKey;
-                    frame.current = next;
-                    return Ok(false);
-                }
-                Kind::Annotation => {
-                    frame.kind = Kind::Annotated;
-                    return Ok(false);
-                }
-                Kind::Embedded | Kind::Annotated => {
-                    let node = frame.node as usize;
-                    self.tape.nodes[node].next = next;
-                    self.stack.pop();
-                }
+                let canonical = check_order(bytes, at, nodes, frame)?;
+                return Ok((depth, canonical));
+            }
+            Kind::DictionaryValue => {
+                frame.kind = Kind::DictionaryKey;
+                frame.current = next;
+                break;
+            }
+            Kind::Annotation => {
+                frame.kind = Kind::Annotated;
+                break;
+            }
+            Kind::Embedded | Kind::Annotated => {
+                nodes[frame.node as usize].next = next;
+                depth -= 1;
             }
         }
-        self.check_order(bytes, pos)?;
-        Ok(false)
     }
+    Ok((depth, at.canonical))
+}
 
-    /// A set element or dictionary key ended at `pos`: it must come after the one before it, or else the value
-    /// is not canonical (and [`super::canonicalize`] looks for duplicates).
-    fn check_order(&mut self, bytes: &[u8], pos: usize) -> Result<(), ScanErrorKind> {
-        let next = self.tape.nodes.len() as u32;
-        let Some(frame) = self.stack.last_mut() else { return Ok(()) };
-        let nodes = &self.tape.nodes;
-        let start = |node: u32| nodes[node as usize].start as usize;
-        if frame.previous != frame.node && self.canonical {
-            let before = start(frame.previous);
-            let before_end =
-                nodes.get(nodes[frame.previous as usize].next as usize).map_or(pos, |n| n.start as usize);
-            match bytes[before..before_end].cmp(&bytes[start(frame.current)..pos]) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Err(ScanErrorKind::Duplicate),
-                std::cmp::Ordering::Greater => self.canonical = false,
-            }
+/// A set element or dictionary key ended where `at` stands: it must come after the one before it, or else the
+/// value is not canonical (and [`super::canonicalize`] looks for duplicates). Returns whether all is canonical.
+fn check_order(
+    bytes: &[u8],
+    at: Cursor,
+    nodes: &mut [Node],
+    frame: &mut Frame,
+) -> Result<bool, ScanErrorKind> {
+    let mut canonical = at.canonical;
+    let next = at.used as u32;
+    let start = |node: u32| nodes[node as usize].start as usize;
+    if frame.previous != frame.node && canonical {
+        let before = start(frame.previous);
+        let after = nodes[frame.previous as usize].next;
+        let before_end = if after < next { start(after) } else { at.pos };
+        match bytes[before..before_end].cmp(&bytes[start(frame.current)..at.pos]) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal => return Err(ScanErrorKind::Duplicate),
+            std::cmp::Ordering::Greater => canonical = false,
         }
-        frame.previous = frame.current;
-        frame.current = next;
-        Ok(())
     }
+    frame.previous = frame.current;
+    frame.current = next;
+    Ok(canonical)
+}
 
-    #[inline(always)]
-    fn check_size(&self, pos: usize, more: u64) -> Result<(), ScanErrorKind> {
-        if more > self.limits.packet_bytes_max as u64
-            || pos as u64 + more > self.limits.packet_bytes_max as u64
-        {
-            return Err(ScanErrorKind::TooLong(self.limits.packet_bytes_max));
-        }
-        Ok(())
+#[inline(always)]
+fn check_size(limits: &Limits, pos: usize, more: usize) -> Result<(), ScanErrorKind> {
+    if pos.saturating_add(more) > limits.packet_bytes_max as usize {
+        return Err(ScanErrorKind::TooLong(limits.packet_bytes_max));
     }
+    Ok(())
+}
 
-    #[inline(always)]
-    fn check_atom(&self, first: u8, length: u64) -> Result<(), ScanErrorKind> {
-        match first {
-            tag::IEEE754 if length != 8 => Err(ScanErrorKind::FloatLength),
-            tag::INTEGER if length > self.limits.integer_bytes_max as u64 => {
-                Err(ScanErrorKind::IntegerTooLong(self.limits.integer_bytes_max))
-            }
-            _ => Ok(()),
+#[inline(always)]
+fn check_atom(limits: &Limits, first: u8, length: usize) -> Result<(), ScanErrorKind> {
+    match first {
+        tag::IEEE754 if length != 8 => Err(ScanErrorKind::FloatLength),
+        tag::INTEGER if length > limits.integer_bytes_max as usize => {
+            Err(ScanErrorKind::IntegerTooLong(limits.integer_bytes_max))
         }
+        _ => Ok(()),
     }
 }
 
 enum Header {
-    Complete { length: u64, body: usize, shortest: bool },
+    Complete { length: usize, body: usize, shortest: bool },
     Incomplete,
 }
 
-/// Reads the length of the atom at `pos`, of any form.
-#[cold]
-fn long_header(bytes: &[u8], pos: usize) -> Result<Header, ScanErrorKind> {
+/// Reads the length of the atom at `pos`, of any form, that a packet can hold.
+#[inline(never)]
+fn long_header(bytes: &[u8], pos: usize, limits: &Limits) -> Result<Header, ScanErrorKind> {
     let mut length = 0u64;
     let mut shift = 0u32;
     let mut at = pos + 1;
@@ -407,6 +569,8 @@ fn long_header(bytes: &[u8], pos: usize) -> Result<Header, ScanErrorKind> {
         }
         shift += 7;
         if b < 0x80 {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            check_size(limits, at, length)?;
             return Ok(Header::Complete { length, body: at, shortest: b != 0 });
         }
     }
@@ -423,10 +587,19 @@ fn is_minimal(content: &[u8]) -> bool {
     }
 }
 
+/// Whether `content`, which begins at `body`, is UTF-8. Nearly always it is short and ASCII: then a look at 16
+/// bytes, those behind it masked off, tells.
 #[inline(always)]
-fn check_utf8(content: &[u8]) -> Result<(), ScanErrorKind> {
-    if content.is_ascii() {
-        return Ok(());
+fn is_text(bytes: &[u8], body: usize, content: &[u8]) -> bool {
+    const HIGH_BITS: u128 = 0x8080_8080_8080_8080_8080_8080_8080_8080;
+    if content.len() < 16
+        && let Some(ahead) = bytes.get(body..body + 16)
+        && let Ok(ahead) = <[u8; 16]>::try_from(ahead)
+    {
+        let kept = (1u128 << (8 * content.len())) - 1;
+        if u128::from_le_bytes(ahead) & kept & HIGH_BITS == 0 {
+            return true;
+        }
     }
-    simdutf8::basic::from_utf8(content).map(|_| ()).map_err(|_| ScanErrorKind::Utf8)
+    content.is_ascii() || simdutf8::basic::from_utf8(content).is_ok()
 }

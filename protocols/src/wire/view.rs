@@ -3,7 +3,7 @@
 use super::tag;
 
 /// One token: an atom, an opening, or an end marker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Node {
     /// Offset of its first byte.
     pub start: u32,
@@ -12,23 +12,39 @@ pub struct Node {
 }
 
 /// The index of a scanned value: its tokens in order, 8 bytes each, end markers included, so that the token at
-/// a value's `next` always starts where that value ends.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// a value's `next` always starts where that value ends. (For the whole value that is a last node, which is no
+/// token.)
+#[derive(Debug, Clone, Default)]
 pub struct Tape {
+    /// The nodes; those from `used` on mean nothing.
     pub(super) nodes: Vec<Node>,
-    /// Length of the whole value in bytes.
-    pub(super) end: u32,
+    used: usize,
+}
+
+impl PartialEq for Tape {
+    fn eq(&self, other: &Tape) -> bool {
+        self.nodes[..self.used] == other.nodes[..other.used]
+    }
 }
 
 impl Tape {
+    /// The value is complete: it has so many tokens, and ends there.
+    #[inline(always)]
+    pub(super) fn finish(&mut self, tokens: usize, end: usize) {
+        self.nodes[tokens] = Node { start: end as u32, next: tokens as u32 + 1 };
+        self.used = tokens + 1;
+    }
+
+    /// Number of tokens in the whole value.
+    #[inline(always)]
+    pub fn tokens(&self) -> u32 {
+        self.nodes[0].next
+    }
+
     /// Where the value that begins at token `node` ends.
     #[inline(always)]
     fn end_of(&self, node: u32) -> usize {
-        let next = self.nodes[node as usize].next as usize;
-        match self.nodes.get(next) {
-            Some(n) => n.start as usize,
-            None => self.end as usize,
-        }
+        self.nodes[self.nodes[node as usize].next as usize].start as usize
     }
 
     /// Bytes of heap it holds.
@@ -55,7 +71,7 @@ impl<'a> View<'a> {
     /// The whole scanned value.
     #[inline]
     pub(super) fn new(bytes: &'a [u8], tape: &'a Tape) -> View<'a> {
-        View { bytes, tape, node: 0 }
+        View { bytes: &bytes[..tape.end_of(0)], tape, node: 0 }
     }
 
     /// The same bytes and tape at another token, as told by [`View::token`].
@@ -110,8 +126,9 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn next_sibling(self) -> Option<View<'a>> {
         let next = self.tape.nodes[self.node as usize].next;
-        let start = self.tape.nodes.get(next as usize)?.start as usize;
-        (self.bytes[start] != tag::END).then_some(self.at(next))
+        let start = self.tape.nodes[next as usize].start as usize;
+        // What stands alone is followed by nothing that belongs to it.
+        (*self.bytes.get(start)? != tag::END).then_some(self.at(next))
     }
 
     /// The first value inside a compound; for an embedded value, what represents it. `None` in atoms and empty
