@@ -88,16 +88,21 @@ impl Kind {
 /// An open compound.
 #[derive(Debug, Clone, Copy, Default)]
 struct Frame {
-    kind: Kind,
     /// Its token on the tape.
     node: u32,
-    /// Token of the element or key before the current one; `node` when there is none yet.
-    previous: u32,
+    kind: Kind,
+}
+
+/// How far an open set or dictionary is known to be in order.
+#[derive(Debug, Clone, Copy)]
+struct Order {
+    /// Token of the element or key before the current one; `None` when there is none yet.
+    previous: Option<u32>,
     /// Token of the element or key that is being read.
     current: u32,
 }
 
-/// Where the pass stands: small enough to live in registers while it runs.
+/// Where the scan stands.
 #[derive(Debug, Clone, Copy)]
 struct Cursor {
     /// Offset of the next token.
@@ -113,17 +118,6 @@ struct Cursor {
 
 const START: Cursor = Cursor { pos: 0, used: 0, depth: 0, embedded: 0, canonical: true };
 
-/// Why the pass paused.
-enum Pause {
-    Complete,
-    /// So many bytes are needed.
-    Incomplete(usize),
-    /// The tape is full.
-    Tape,
-    /// The stack is full.
-    Stack,
-}
-
 /// Checks one value after the other and indexes it; reusable, allocating only while it grows.
 ///
 /// **Invariant:** after [`Progress::Complete`] the tape's spans lie within the bytes given, every compound is
@@ -136,6 +130,8 @@ pub struct Scanner {
     tape: Tape,
     /// Open compounds: the first `at.depth`.
     stack: Vec<Frame>,
+    /// One for each open set and dictionary.
+    orders: Vec<Order>,
 }
 
 /// The beginning of a value, scanned once for all values that begin with the same bytes.
@@ -177,7 +173,7 @@ impl Prefix {
 impl Scanner {
     /// A scanner with the given bounds.
     pub fn new(limits: Limits) -> Scanner {
-        Scanner { limits, at: START, tape: Tape::default(), stack: Vec::new() }
+        Scanner { limits, at: START, tape: Tape::default(), stack: Vec::new(), orders: Vec::new() }
     }
 
     /// The bounds it was made with.
@@ -189,6 +185,7 @@ impl Scanner {
     #[inline]
     pub fn reset(&mut self) {
         self.at = START;
+        self.orders.clear();
     }
 
     /// Begins a value with what is known of `prefix`, if `bytes` begin with it and nothing has been scanned of
@@ -215,6 +212,7 @@ impl Scanner {
         self.tape.nodes.shrink_to(nodes);
         self.stack.truncate(frames);
         self.stack.shrink_to(frames);
+        self.orders.shrink_to(8);
     }
 
     /// How many embedded values the value holds.
@@ -260,23 +258,244 @@ impl Scanner {
     /// [`ScanError`] if no continuation can make this a value; the scanner must be reset before it is used again.
     #[inline]
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Progress, ScanError> {
+        // What lies past the limit is not looked at, so the verdict does not depend on how much has arrived.
+        let bytes = &bytes[..bytes.len().min(self.limits.packet_bytes_max as usize)];
         loop {
-            let pause = self.pass(bytes).map_err(|kind| self.error(kind))?;
-            match pause {
-                Pause::Complete => {
-                    self.tape.finish(self.at.used, self.at.pos);
-                    return Ok(Progress::Complete(self.at.pos));
-                }
-                Pause::Incomplete(wanted) => return Ok(Progress::Incomplete(wanted)),
-                Pause::Tape => self.grow_tape().map_err(|kind| self.error(kind))?,
-                Pause::Stack => self.grow_stack().map_err(|kind| self.error(kind))?,
+            let stepped = if self.run_plain(bytes) { self.complete_value(bytes) } else { self.step(bytes) };
+            match stepped {
+                Ok(Some(wanted)) => return Ok(Progress::Incomplete(wanted)),
+                Ok(None) if self.at.depth == 0 => break,
+                Ok(None) => {}
+                Err(kind) => return Err(ScanError { at: self.at.pos, kind }),
             }
         }
+        self.tape.finish(self.at.used, self.at.pos);
+        Ok(Progress::Complete(self.at.pos))
     }
 
-    #[cold]
-    fn error(&self, kind: ScanErrorKind) -> ScanError {
-        ScanError { at: self.at.pos, kind }
+    /// Goes on through what most packets consist of - records, sequences, and atoms with short heads - while
+    /// everything around is a record or sequence too. Stops behind the end of the outermost of those, and returns
+    /// true; or before the first token that is something else, or is wrong, or has not arrived:
+    /// [`Scanner::step`] tells which.
+    //
+    // One loop over local variables, few enough to stay in registers.
+    #[inline(always)]
+    fn run_plain(&mut self, bytes: &[u8]) -> bool {
+        let (nodes, frames) = (self.tape.nodes.as_mut_slice(), self.stack.as_mut_slice());
+        let Cursor { mut pos, mut used, mut depth, .. } = self.at;
+        // The compounds from here on are plain. (A few are looked at: each look is paid by a token at least.)
+        let mut floor = depth;
+        while floor > 0 && depth - floor < 4 && frames[floor - 1].kind.is_plain() {
+            floor -= 1;
+        }
+        let has_plain = floor < depth;
+        let integer_bytes_max = self.limits.integer_bytes_max as usize;
+        while depth > floor {
+            let Some(&first) = bytes.get(pos) else { break };
+            if used + 1 >= nodes.len() {
+                break;
+            }
+            let mut end = pos + 1;
+            let mut next = used as u32 + 1;
+            match first {
+                tag::INTEGER..=tag::SYMBOL => {
+                    let Some((body, length)) = short_header(bytes, pos) else { break };
+                    end = body + length;
+                    let Some(content) = bytes.get(body..end) else { break };
+                    let is_fine = match first {
+                        tag::BYTES => true,
+                        tag::INTEGER => is_minimal(content) && content.len() <= integer_bytes_max,
+                        _ => is_short_ascii(bytes, body, content) || is_text(content),
+                    };
+                    if !is_fine {
+                        break;
+                    }
+                }
+                tag::RECORD | tag::SEQUENCE => {
+                    let Some(frame) = frames.get_mut(depth) else { break };
+                    let kind = if first == tag::RECORD { Kind::Record } else { Kind::Plain };
+                    *frame = Frame { node: used as u32, kind };
+                    depth += 1;
+                    next = 0;
+                }
+                tag::END => {
+                    let open = frames[depth - 1].node as usize;
+                    // An empty compound may be a record without a label.
+                    if open + 1 == used {
+                        break;
+                    }
+                    nodes[open].next = next;
+                    depth -= 1;
+                }
+                tag::FALSE | tag::TRUE => {}
+                _ => break,
+            }
+            nodes[used] = Node { start: pos as u32, next };
+            used += 1;
+            pos = end;
+        }
+        (self.at.pos, self.at.used, self.at.depth) = (pos, used, depth);
+        has_plain && depth == floor
+    }
+
+    /// Reads one token, of any kind. Returns how many bytes are needed if it is not all there.
+    fn step(&mut self, bytes: &[u8]) -> Result<Option<usize>, ScanErrorKind> {
+        let pos = self.at.pos;
+        let Some(&first) = bytes.get(pos) else {
+            check_size(&self.limits, pos, 1)?;
+            return Ok(Some(pos + 1));
+        };
+        if self.at.used + 1 >= self.tape.nodes.len() {
+            self.grow_tape()?;
+        }
+        match first {
+            tag::INTEGER..=tag::SYMBOL | tag::IEEE754 => match self.atom(bytes, first)? {
+                Ok(end) => self.push(end),
+                Err(wanted) => return Ok(Some(wanted)),
+            },
+            tag::RECORD..=tag::DICTIONARY | tag::EMBEDDED | tag::ANNOTATION => {
+                self.open(first)?;
+                return Ok(None);
+            }
+            tag::FALSE | tag::TRUE => self.push(pos + 1),
+            tag::END => {
+                self.close()?;
+                self.push(pos + 1);
+            }
+            other => return Err(ScanErrorKind::Tag(other)),
+        }
+        self.complete_value(bytes)
+    }
+
+    /// Appends a token that begins here and ends there.
+    #[inline]
+    fn push(&mut self, end: usize) {
+        self.tape.nodes[self.at.used] = Node { start: self.at.pos as u32, next: self.at.used as u32 + 1 };
+        self.at.used += 1;
+        self.at.pos = end;
+    }
+
+    /// Checks an atom. Returns where it ends, or how many bytes are needed to know.
+    fn atom(&mut self, bytes: &[u8], first: u8) -> Result<Result<usize, usize>, ScanErrorKind> {
+        let Header::Complete { length, body, shortest } = read_header(bytes, self.at.pos, &self.limits)? else {
+            check_size(&self.limits, bytes.len(), 1)?;
+            return Ok(Err(bytes.len() + 1));
+        };
+        check_atom(&self.limits, first, length)?;
+        let end = body + length;
+        let Some(content) = bytes.get(body..end) else { return Ok(Err(end)) };
+        match first {
+            tag::STRING | tag::SYMBOL if !is_text(content) => return Err(ScanErrorKind::Utf8),
+            tag::INTEGER => self.at.canonical &= is_minimal(content),
+            _ => {}
+        }
+        self.at.canonical &= shortest;
+        Ok(Ok(end))
+    }
+
+    /// Opens a compound, or what stands before a value.
+    fn open(&mut self, first: u8) -> Result<(), ScanErrorKind> {
+        if self.at.depth >= self.stack.len() {
+            self.grow_stack()?;
+        }
+        let node = self.at.used as u32;
+        let kind = match first {
+            tag::RECORD => Kind::Record,
+            tag::SEQUENCE => Kind::Plain,
+            tag::SET => Kind::Set,
+            tag::DICTIONARY => Kind::DictionaryKey,
+            tag::EMBEDDED => {
+                self.at.embedded += 1;
+                Kind::Embedded
+            }
+            _ => {
+                self.at.canonical = false;
+                Kind::Annotation
+            }
+        };
+        if matches!(kind, Kind::Set | Kind::DictionaryKey) {
+            self.orders.push(Order { previous: None, current: node + 1 });
+        }
+        self.push(self.at.pos + 1);
+        self.stack[self.at.depth] = Frame { node, kind };
+        self.at.depth += 1;
+        Ok(())
+    }
+
+    /// Closes the innermost compound at an end marker.
+    fn close(&mut self) -> Result<(), ScanErrorKind> {
+        let Some(depth) = self.at.depth.checked_sub(1) else { return Err(ScanErrorKind::UnexpectedEnd) };
+        let Frame { kind, node } = self.stack[depth];
+        match kind {
+            Kind::Plain => {}
+            Kind::Record if self.at.used as u32 > node + 1 => {}
+            Kind::Set | Kind::DictionaryKey => drop(self.orders.pop()),
+            Kind::DictionaryValue => return Err(ScanErrorKind::OddDictionary),
+            Kind::Record | Kind::Embedded | Kind::Annotation | Kind::Annotated => {
+                return Err(ScanErrorKind::UnexpectedEnd);
+            }
+        }
+        self.tape.nodes[node as usize].next = self.at.used as u32 + 1;
+        self.at.depth = depth;
+        Ok(())
+    }
+
+    /// A value ended here: tells the compounds around it. (Returns `None`: no more is needed for that.)
+    fn complete_value(&mut self, bytes: &[u8]) -> Result<Option<usize>, ScanErrorKind> {
+        let next = self.at.used as u32;
+        while self.at.depth > 0 {
+            let frame = &mut self.stack[self.at.depth - 1];
+            match frame.kind {
+                Kind::Plain | Kind::Record => return Ok(None),
+                Kind::Set => return self.check_order(bytes).map(|()| None),
+                Kind::DictionaryKey => {
+                    frame.kind = Kind::DictionaryValue;
+                    return self.check_order(bytes).map(|()| None);
+                }
+                Kind::DictionaryValue => {
+                    frame.kind = Kind::DictionaryKey;
+                    if let Some(order) = self.orders.last_mut() {
+                        order.current = next;
+                    }
+                    return Ok(None);
+                }
+                Kind::Annotation => {
+                    frame.kind = Kind::Annotated;
+                    return Ok(None);
+                }
+                Kind::Embedded | Kind::Annotated => {
+                    self.tape.nodes[frame.node as usize].next = next;
+                    self.at.depth -= 1;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A set element or dictionary key ended here: it must come after the one before it, or else the value is not
+    /// canonical (and [`super::canonicalize`] looks for duplicates).
+    fn check_order(&mut self, bytes: &[u8]) -> Result<(), ScanErrorKind> {
+        let Cursor { pos, used, canonical, .. } = self.at;
+        let Some(order) = self.orders.last_mut() else { return Ok(()) };
+        let nodes = &self.tape.nodes;
+        let start = |node: u32| nodes[node as usize].start as usize;
+        if let Some(previous) = order.previous
+            && canonical
+        {
+            // What follows an element has begun on the tape.
+            let before = start(previous)..start(nodes[previous as usize].next);
+            match bytes[before].cmp(&bytes[start(order.current)..pos]) {
+                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal => {
+                    // Told of at its last token.
+                    self.at.pos = start(used as u32 - 1);
+                    return Err(ScanErrorKind::Duplicate);
+                }
+                std::cmp::Ordering::Greater => self.at.canonical = false,
+            }
+        }
+        *order = Order { previous: Some(order.current), current: used as u32 };
+        Ok(())
     }
 
     #[cold]
@@ -299,232 +518,8 @@ impl Scanner {
         self.stack.resize(wanted, Frame::default());
         Ok(())
     }
-
-    /// Goes on until something is in the way, and notes how far it came: on an error, at the offending token.
-    //
-    // One loop, somewhat long, over local copies of all that changes: what it is cut into passes its state
-    // through memory, which costs more than the work.
-    #[inline(always)]
-    fn pass(&mut self, bytes: &[u8]) -> Result<Pause, ScanErrorKind> {
-        let Scanner { limits, at: cursor, tape, stack } = self;
-        // What lies past the limit is not looked at, so the verdict does not depend on how much has arrived.
-        let bytes = &bytes[..bytes.len().min(limits.packet_bytes_max as usize)];
-        let (nodes, frames) = (tape.nodes.as_mut_slice(), stack.as_mut_slice());
-        let mut at = *cursor;
-        let mut kind = if at.depth > 0 { frames[at.depth - 1].kind } else { Kind::Annotation };
-        let result = loop {
-            let Some(&first) = bytes.get(at.pos) else {
-                break check_size(limits, at.pos, 1).map(|()| Pause::Incomplete(at.pos + 1));
-            };
-            if at.used + 1 >= nodes.len() {
-                break Ok(Pause::Tape);
-            }
-            let node = Node { start: at.pos as u32, next: at.used as u32 + 1 };
-            match first {
-                tag::INTEGER..=tag::SYMBOL | tag::IEEE754 => {
-                    // Short lengths are read here, without a value that would go through memory in pieces:
-                    // reloading it whole stalls the processor at every atom.
-                    let (length, body) = match bytes.get(at.pos + 1) {
-                        Some(&b) if b < 0x80 => (b as usize, at.pos + 2),
-                        _ => match long_header(bytes, at.pos, limits) {
-                            Ok(Header::Complete { length, body, shortest }) => {
-                                at.canonical &= shortest;
-                                (length, body)
-                            }
-                            Ok(Header::Incomplete) => {
-                                break check_size(limits, bytes.len(), 1)
-                                    .map(|()| Pause::Incomplete(bytes.len() + 1));
-                            }
-                            Err(error) => break Err(error),
-                        },
-                    };
-                    let end = body + length;
-                    if let Err(error) = check_atom(limits, first, length) {
-                        break Err(error);
-                    }
-                    let Some(content) = bytes.get(body..end) else {
-                        break check_size(limits, body, length).map(|()| Pause::Incomplete(end));
-                    };
-                    match first {
-                        tag::STRING | tag::SYMBOL if !is_text(bytes, body, content) => {
-                            break Err(ScanErrorKind::Utf8);
-                        }
-                        tag::INTEGER => at.canonical &= is_minimal(content),
-                        _ => {}
-                    }
-                    nodes[at.used] = node;
-                    at.used += 1;
-                    at.pos = end;
-                }
-                tag::RECORD | tag::SEQUENCE => {
-                    if at.depth >= frames.len() {
-                        break Ok(Pause::Stack);
-                    }
-                    kind = if first == tag::RECORD { Kind::Record } else { Kind::Plain };
-                    let this = at.used as u32;
-                    frames[at.depth] = Frame { kind, node: this, previous: this, current: this + 1 };
-                    nodes[at.used] = node;
-                    at.depth += 1;
-                    at.used += 1;
-                    at.pos += 1;
-                    continue;
-                }
-                tag::END => {
-                    if at.depth == 0 {
-                        break Err(ScanErrorKind::UnexpectedEnd);
-                    }
-                    let open = frames[at.depth - 1].node as usize;
-                    if !kind.is_plain() || kind == Kind::Record && at.used == open + 1 {
-                        if let Err(error) = check_end(kind) {
-                            break Err(error);
-                        }
-                    }
-                    nodes[open].next = at.used as u32 + 1;
-                    nodes[at.used] = node;
-                    at.used += 1;
-                    at.pos += 1;
-                    at.depth -= 1;
-                    if at.depth == 0 {
-                        break Ok(Pause::Complete);
-                    }
-                    kind = frames[at.depth - 1].kind;
-                }
-                tag::SET | tag::DICTIONARY | tag::EMBEDDED | tag::ANNOTATION => {
-                    if at.depth >= frames.len() {
-                        break Ok(Pause::Stack);
-                    }
-                    kind = opened(first, &mut at);
-                    let this = at.used as u32;
-                    frames[at.depth] = Frame { kind, node: this, previous: this, current: this + 1 };
-                    nodes[at.used] = node;
-                    at.depth += 1;
-                    at.used += 1;
-                    at.pos += 1;
-                    continue;
-                }
-                tag::FALSE | tag::TRUE => {
-                    nodes[at.used] = node;
-                    at.used += 1;
-                    at.pos += 1;
-                }
-                other => break Err(ScanErrorKind::Tag(other)),
-            }
-            if kind.is_plain() {
-                continue;
-            }
-            match complete_value(bytes, at, nodes, frames) {
-                Ok((depth, canonical)) => (at.depth, at.canonical) = (depth, canonical),
-                Err(error) => {
-                    at.pos = node.start as usize;
-                    break Err(error);
-                }
-            }
-            if at.depth == 0 {
-                break Ok(Pause::Complete);
-            }
-            kind = frames[at.depth - 1].kind;
-        };
-        *cursor = at;
-        result
-    }
 }
 
-/// What kind of compound opens here, of those that are not plain.
-#[inline]
-fn opened(first: u8, at: &mut Cursor) -> Kind {
-    match first {
-        tag::SET => Kind::Set,
-        tag::DICTIONARY => Kind::DictionaryKey,
-        tag::EMBEDDED => {
-            at.embedded += 1;
-            Kind::Embedded
-        }
-        _ => {
-            at.canonical = false;
-            Kind::Annotation
-        }
-    }
-}
-
-/// Whether a compound that is not plain, or a record without a label, may end.
-#[inline(never)]
-fn check_end(kind: Kind) -> Result<(), ScanErrorKind> {
-    match kind {
-        Kind::Plain | Kind::Set | Kind::DictionaryKey => Ok(()),
-        Kind::DictionaryValue => Err(ScanErrorKind::OddDictionary),
-        Kind::Record | Kind::Embedded | Kind::Annotation | Kind::Annotated => {
-            Err(ScanErrorKind::UnexpectedEnd)
-        }
-    }
-}
-
-/// A value ended where `at` stands, and what is around it is not plain, or nothing is: tells the compounds around
-/// it. Returns how many are open then, and whether all is still canonical.
-#[inline(never)]
-fn complete_value(
-    bytes: &[u8],
-    at: Cursor,
-    nodes: &mut [Node],
-    frames: &mut [Frame],
-) -> Result<(usize, bool), ScanErrorKind> {
-    let next = at.used as u32;
-    let mut depth = at.depth;
-    while depth > 0 {
-        let frame = &mut frames[depth - 1];
-        match frame.kind {
-            Kind::Plain | Kind::Record => break,
-            Kind::Set | Kind::DictionaryKey => {
-                if frame.kind == Kind::DictionaryKey {
-                    frame.kind = Kind::DictionaryValue;
-                }
-                let canonical = check_order(bytes, at, nodes, frame)?;
-                return Ok((depth, canonical));
-            }
-            Kind::DictionaryValue => {
-                frame.kind = Kind::DictionaryKey;
-                frame.current = next;
-                break;
-            }
-            Kind::Annotation => {
-                frame.kind = Kind::Annotated;
-                break;
-            }
-            Kind::Embedded | Kind::Annotated => {
-                nodes[frame.node as usize].next = next;
-                depth -= 1;
-            }
-        }
-    }
-    Ok((depth, at.canonical))
-}
-
-/// A set element or dictionary key ended where `at` stands: it must come after the one before it, or else the
-/// value is not canonical (and [`super::canonicalize`] looks for duplicates). Returns whether all is canonical.
-fn check_order(
-    bytes: &[u8],
-    at: Cursor,
-    nodes: &mut [Node],
-    frame: &mut Frame,
-) -> Result<bool, ScanErrorKind> {
-    let mut canonical = at.canonical;
-    let next = at.used as u32;
-    let start = |node: u32| nodes[node as usize].start as usize;
-    if frame.previous != frame.node && canonical {
-        let before = start(frame.previous);
-        let after = nodes[frame.previous as usize].next;
-        let before_end = if after < next { start(after) } else { at.pos };
-        match bytes[before..before_end].cmp(&bytes[start(frame.current)..at.pos]) {
-            std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Equal => return Err(ScanErrorKind::Duplicate),
-            std::cmp::Ordering::Greater => canonical = false,
-        }
-    }
-    frame.previous = frame.current;
-    frame.current = next;
-    Ok(canonical)
-}
-
-#[inline(always)]
 fn check_size(limits: &Limits, pos: usize, more: usize) -> Result<(), ScanErrorKind> {
     if pos.saturating_add(more) > limits.packet_bytes_max as usize {
         return Err(ScanErrorKind::TooLong(limits.packet_bytes_max));
@@ -532,7 +527,6 @@ fn check_size(limits: &Limits, pos: usize, more: usize) -> Result<(), ScanErrorK
     Ok(())
 }
 
-#[inline(always)]
 fn check_atom(limits: &Limits, first: u8, length: usize) -> Result<(), ScanErrorKind> {
     match first {
         tag::IEEE754 if length != 8 => Err(ScanErrorKind::FloatLength),
@@ -548,9 +542,20 @@ enum Header {
     Incomplete,
 }
 
-/// Reads the length of the atom at `pos`, of any form, that a packet can hold.
-#[inline(never)]
-fn long_header(bytes: &[u8], pos: usize, limits: &Limits) -> Result<Header, ScanErrorKind> {
+/// Where the content of the atom at `pos` begins and how long it is, if its length is as short as can be, and
+/// below 16 Ki.
+#[inline(always)]
+fn short_header(bytes: &[u8], pos: usize) -> Option<(usize, usize)> {
+    let low = *bytes.get(pos + 1)?;
+    if low < 0x80 {
+        return Some((pos + 2, low as usize));
+    }
+    let high = *bytes.get(pos + 2)?;
+    (0 < high && high < 0x80).then_some((pos + 3, (low & 0x7f) as usize | (high as usize) << 7))
+}
+
+/// Reads the length of the atom at `pos`, of any form, if a packet can hold so much.
+fn read_header(bytes: &[u8], pos: usize, limits: &Limits) -> Result<Header, ScanErrorKind> {
     let mut length = 0u64;
     let mut shift = 0u32;
     let mut at = pos + 1;
@@ -571,7 +576,7 @@ fn long_header(bytes: &[u8], pos: usize, limits: &Limits) -> Result<Header, Scan
         if b < 0x80 {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             check_size(limits, at, length)?;
-            return Ok(Header::Complete { length, body: at, shortest: b != 0 });
+            return Ok(Header::Complete { length, body: at, shortest: b != 0 || at == pos + 2 });
         }
     }
 }
@@ -587,19 +592,23 @@ fn is_minimal(content: &[u8]) -> bool {
     }
 }
 
-/// Whether `content`, which begins at `body`, is UTF-8. Nearly always it is short and ASCII: then a look at 16
-/// bytes, those behind it masked off, tells.
-#[inline(always)]
-fn is_text(bytes: &[u8], body: usize, content: &[u8]) -> bool {
-    const HIGH_BITS: u128 = 0x8080_8080_8080_8080_8080_8080_8080_8080;
-    if content.len() < 16
-        && let Some(ahead) = bytes.get(body..body + 16)
-        && let Ok(ahead) = <[u8; 16]>::try_from(ahead)
-    {
-        let kept = (1u128 << (8 * content.len())) - 1;
-        if u128::from_le_bytes(ahead) & kept & HIGH_BITS == 0 {
-            return true;
-        }
-    }
+/// Whether `content` is UTF-8.
+#[inline(never)]
+fn is_text(content: &[u8]) -> bool {
     content.is_ascii() || simdutf8::basic::from_utf8(content).is_ok()
+}
+
+/// Whether `content`, which begins at `body`, is surely ASCII: one look at 8 bytes, those behind it shifted out,
+/// or at the first and the last 8 of up to 16. False for what is longer, or close to the end.
+#[inline(always)]
+fn is_short_ascii(bytes: &[u8], body: usize, content: &[u8]) -> bool {
+    const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+    let word = |at: usize| bytes.get(at..at + 8).and_then(|w| w.try_into().ok()).map(u64::from_le_bytes);
+    let length = content.len();
+    let Some(head) = word(body) else { return false };
+    if length <= 8 {
+        // Twice, since a shift by all 64 bits is none.
+        return head << (32 - 4 * length) << (32 - 4 * length) & HIGH_BITS == 0;
+    }
+    length <= 16 && word(body + length - 8).is_some_and(|tail| (head | tail) & HIGH_BITS == 0)
 }
