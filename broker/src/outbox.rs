@@ -49,8 +49,9 @@ impl Segment {
 const PIECES_MAX: usize = 16;
 /// How many bytes one write takes at most, roughly.
 const WRITE_BYTES_MAX: usize = 256 << 10;
-/// Pieces are joined while they are smaller than this.
-const INLINE_BYTES_MAX: usize = 64 << 10;
+/// What is shorter than this is copied to the end of the piece before it, for as long as that piece is shorter
+/// than 16 of it.
+const JOIN_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Default)]
 struct State {
@@ -81,25 +82,28 @@ pub(crate) enum Flushed {
     Failed,
 }
 
-/// Buffers that have been written out, for reuse.
+/// Memory that flushes reuse: buffers that have been written out, and a list.
 #[derive(Default)]
-pub(crate) struct Pool(Vec<Vec<u8>>);
+pub(crate) struct Pool {
+    buffers: Vec<Vec<u8>>,
+    taken: VecDeque<Segment>,
+}
 
 impl Pool {
     const BUFFERS_MAX: usize = 64;
     const BUFFER_BYTES_MAX: usize = 256 << 10;
 
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
+        self.buffers.pop().unwrap_or_default()
     }
 
     pub(crate) fn put(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() > 0
             && buffer.capacity() <= Pool::BUFFER_BYTES_MAX
-            && self.0.len() < Pool::BUFFERS_MAX
+            && self.buffers.len() < Pool::BUFFERS_MAX
         {
             buffer.clear();
-            self.0.push(buffer);
+            self.buffers.push(buffer);
         }
     }
 }
@@ -139,7 +143,9 @@ impl Outbox {
         if !buffer.is_empty() {
             bytes += buffer.len();
             match state.queue.back_mut() {
-                Some(Segment::Inline(last)) if last.len() + buffer.len() <= INLINE_BYTES_MAX => {
+                Some(Segment::Inline(last))
+                    if buffer.len() < JOIN_BYTES_MAX && last.len() < 16 * JOIN_BYTES_MAX =>
+                {
                     last.extend_from_slice(buffer);
                     buffer.clear();
                 }
@@ -168,7 +174,22 @@ impl Outbox {
         repayments: &mut Repayments,
         counts: &mut WriteCounts,
     ) -> Flushed {
-        let mut taken: VecDeque<Segment> = VecDeque::new();
+        let mut taken = std::mem::take(&mut pool.taken);
+        let flushed = self.flush_pieces(stream, &mut taken, pool, repayments, counts);
+        taken.clear();
+        pool.taken = taken;
+        flushed
+    }
+
+    /// Writes piece by piece; `taken` is what it has in hand.
+    fn flush_pieces(
+        &self,
+        stream: &Stream,
+        taken: &mut VecDeque<Segment>,
+        pool: &mut Pool,
+        repayments: &mut Repayments,
+        counts: &mut WriteCounts,
+    ) -> Flushed {
         let mut state = self.0.lock();
         if state.is_writing {
             return Flushed::Done;
@@ -186,9 +207,9 @@ impl Outbox {
             }
             state.edge = false;
             let head = state.head;
-            let wanted = take(&mut state.queue, &mut taken, head);
+            let wanted = take(&mut state.queue, taken, head);
             drop(state);
-            let written = write(stream, &taken, head);
+            let written = write(stream, taken, head);
             counts.writes += 1;
             state = self.0.lock();
             state.is_writing = false;
@@ -202,7 +223,7 @@ impl Outbox {
             };
             counts.bytes += written as u64;
             state.debts.settle_into(written as u64, repayments);
-            state.head = put_back(&mut state.queue, &mut taken, head + written, pool);
+            state.head = put_back(&mut state.queue, taken, head + written, pool);
             if written < wanted && !std::mem::take(&mut state.edge) {
                 state.is_blocked = true;
             }

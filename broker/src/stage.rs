@@ -20,6 +20,8 @@ use crate::relay::{Remote, Session};
 
 /// What an event costs beside its bytes: what it takes to handle it, in the same unit.
 pub(crate) const EVENT_COST: u64 = 32;
+/// What follows the captures in a message: `]>]`.
+const MESSAGE_CLOSE: [u8; 3] = [tag::END; 3];
 /// Bodies from this size on are shared between outboxes, not copied into each.
 const SHARED_BYTES_MIN: usize = 4096;
 /// A queue of an entity in this process hands its cause on at most so often.
@@ -28,6 +30,7 @@ pub(crate) const HOPS_MAX: u32 = 32;
 /// What one peer is to get.
 struct Slot {
     session: Arc<Session>,
+    session_id: u64,
     segments: Vec<Segment>,
     buffer: Vec<u8>,
     cost: u64,
@@ -141,25 +144,31 @@ impl Stage {
     }
 
     #[inline]
-    fn slot(&mut self, session: &Arc<Session>) -> &mut Slot {
-        let number = session.number() as usize;
-        let at = match self.by_number.get(number) {
+    fn slot(&mut self, to: &Remote) -> &mut Slot {
+        let at = match self.by_number.get(to.session_number()) {
             // A session that has ended may have left its number to this one since its slot was made.
-            Some(&at) if at != 0 && self.slots[at as usize - 1].session.id() == session.id() => {
+            Some(&at) if at != 0 && self.slots[at as usize - 1].session_id == to.session_id() => {
                 at as usize - 1
             }
-            _ => self.new_slot(number, session),
+            _ => self.new_slot(to),
         };
         &mut self.slots[at]
     }
 
     #[cold]
-    fn new_slot(&mut self, number: usize, session: &Arc<Session>) -> usize {
+    fn new_slot(&mut self, to: &Remote) -> usize {
+        let number = to.session_number();
         if number >= self.by_number.len() {
             self.by_number.resize(number + 1, 0);
         }
-        let buffer = self.pool.take();
-        self.slots.push(Slot { session: session.clone(), segments: Vec::new(), buffer, cost: 0, turn: 0 });
+        self.slots.push(Slot {
+            session: to.session().clone(),
+            session_id: to.session_id(),
+            segments: Vec::new(),
+            buffer: self.pool.take(),
+            cost: 0,
+            turn: 0,
+        });
         self.by_number[number] = self.slots.len() as u32;
         self.slots.len() - 1
     }
@@ -173,23 +182,20 @@ impl Stage {
             return;
         }
         let turn = self.turn;
-        let head = to.head();
-        let slot = self.slot(to.session());
+        let opening = to.opening();
+        let slot = self.slot(to);
+        let begins_at = match slot.turn {
+            0 => 1,
+            open if open == turn => 2,
+            _ => 0,
+        };
+        slot.turn = turn;
         let out = &mut slot.buffer;
-        let before = out.len();
-        out.reserve(bytes + head.len() + 9);
-        if slot.turn != turn {
-            if slot.turn != 0 {
-                out.push(tag::END);
-            }
-            out.push(tag::SEQUENCE);
-            slot.turn = turn;
-        }
-        out.extend_from_slice(head);
-        out.extend_from_slice(&[b'M', tag::SEQUENCE]);
+        out.reserve(bytes + opening.len() + MESSAGE_CLOSE.len());
+        out.extend_from_slice(&opening[begins_at..]);
         captures.iter().for_each(|c| out.extend_from_slice(c));
-        out.extend_from_slice(&[tag::END, tag::END, tag::END]);
-        let cost = (out.len() - before) as u64 + EVENT_COST;
+        out.extend_from_slice(&MESSAGE_CLOSE);
+        let cost = (bytes + opening.len() + MESSAGE_CLOSE.len()) as u64 + EVENT_COST;
         slot.cost += cost;
         self.cost += cost;
         self.deliveries += 1;
@@ -215,7 +221,7 @@ impl Stage {
             Some(body) if body.bytes() >= SHARED_BYTES_MIN => Some(self.share(body)),
             _ => None,
         };
-        let slot = self.slot(to.session());
+        let slot = self.slot(to);
         if slot.turn != turn {
             if slot.turn != 0 {
                 slot.buffer.push(tag::END);
@@ -514,7 +520,7 @@ impl Sink<Router> for Commit<'_> {
         match to {
             Target::Remote(remote) => {
                 let Some(account) = self.stage.account.clone() else { return };
-                let slot = self.stage.slot(remote.session());
+                let slot = self.stage.slot(remote);
                 if slot.turn != 0 {
                     slot.buffer.push(tag::END);
                     slot.turn = 0;

@@ -17,7 +17,6 @@ use super::handles::Handles;
 use super::membrane::Membrane;
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
-use crate::dataspace::Dataspace;
 use crate::outbox::{Outbox, Segment};
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
@@ -81,8 +80,8 @@ pub(super) struct Inbound {
     is_hanging_up: bool,
     /// Reading has ended; what was asserted is being retracted.
     is_ending: bool,
-    /// The dataspace last sent to, its oid, and the membrane's count of removals then.
-    target: Option<(i64, Arc<Dataspace>, u64)>,
+    /// The dataspace that a message was last sent to.
+    target: Option<packets::MessageTarget>,
     /// It has been found to owe too much, and to be let on.
     is_parked: bool,
 }

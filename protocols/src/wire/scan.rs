@@ -377,7 +377,8 @@ impl Scanner {
 
     /// Checks an atom. Returns where it ends, or how many bytes are needed to know.
     fn atom(&mut self, bytes: &[u8], first: u8) -> Result<Result<usize, usize>, ScanErrorKind> {
-        let Header::Complete { length, body, shortest } = read_header(bytes, self.at.pos, &self.limits)? else {
+        let Header::Complete { length, body, shortest } = read_header(bytes, self.at.pos, &self.limits)?
+        else {
             check_size(&self.limits, bytes.len(), 1)?;
             return Ok(Err(bytes.len() + 1));
         };

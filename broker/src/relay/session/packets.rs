@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 use staunch_index::Reader;
 use staunch_protocols::packet::{self, Event, Packet};
-use staunch_protocols::wire::{Int, Progress, Scanner, View, canonicalize};
+use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
 use super::super::turn::Applied;
 use super::{Failure, Inbound, Session};
 use crate::Local;
 use crate::cap::Entity;
-use crate::dataspace::Router;
+use crate::dataspace::{Dataspace, Router};
+use crate::stage::Stage;
 
 /// Turns routed under one hold of a dataspace's shared lock.
 const TURNS_PER_HOLD: u32 = 256;
@@ -29,6 +30,62 @@ enum Found {
     Nothing,
     Unfinished,
     Packet(usize),
+}
+
+/// The dataspace that a session last sent a message to, for the fast way.
+pub(super) struct MessageTarget {
+    oid: i64,
+    dataspace: Arc<Dataspace>,
+    /// The membrane's count of removals when the oid was looked up.
+    removals: u64,
+    /// What a packet with one message for it begins with.
+    prefix: Prefix,
+}
+
+impl MessageTarget {
+    fn new(oid: i64, dataspace: Arc<Dataspace>, removals: u64, limits: Limits) -> Option<MessageTarget> {
+        let mut bytes = vec![tag::SEQUENCE];
+        packet::frame::open(&mut bytes, &Int::Small(oid), b'M');
+        let prefix = Prefix::new(&bytes, limits)?;
+        Some(MessageTarget { oid, dataspace, removals, prefix })
+    }
+
+    /// The token of the body in a packet with the prefix, if there is one message in it and no more: then nothing
+    /// but the ends of what the prefix opened follows the body.
+    #[inline(always)]
+    fn only_body(&self, packet: View<'_>, has_prefix: bool) -> Option<u32> {
+        if !has_prefix {
+            return None;
+        }
+        let body = packet.at(self.prefix.tokens());
+        (body.token() + body.tokens() + self.prefix.depth() == packet.tokens()).then_some(body.token())
+    }
+
+    /// Puts the tokens of the bodies in a packet to `bodies`. False if it is not a turn of nothing but messages
+    /// for this target.
+    fn read_bodies(&self, packet: View<'_>, bodies: &mut SmallVec<[u32; 8]>) -> Result<bool, Failure> {
+        bodies.clear();
+        let Ok(Packet::Turn(turn)) = Packet::read(packet) else { return Ok(false) };
+        for event in turn.events() {
+            match event.map_err(Failure::Packet)? {
+                packet::TurnEvent { oid, event: Event::Message { body } }
+                    if oid.as_i64() == Some(self.oid) =>
+                {
+                    bodies.push(body.token());
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Scans one packet.
+fn scan_one(bytes: &[u8], scanner: &mut Scanner) -> Result<(usize, Found), Failure> {
+    match scanner.scan(bytes).map_err(Failure::Scan)? {
+        Progress::Complete(length) => Ok((0, Found::Packet(length))),
+        Progress::Incomplete(_) => Ok((0, Found::Unfinished)),
+    }
 }
 
 impl Session {
@@ -120,13 +177,19 @@ impl Session {
         inbound: &Inbound,
         local: &mut Local,
     ) -> Result<(usize, Found), Failure> {
-        let cached = inbound.target.as_ref().filter(|(.., removals)| {
+        let cached = inbound.target.as_ref().filter(|target| {
             // Acquire: pairs with the Release in note_removals().
-            *removals == self.removals.load(Ordering::Acquire)
+            target.removals == self.removals.load(Ordering::Acquire)
         });
-        let target = cached.map(|(oid, dataspace, _)| (*oid, dataspace.index.read()));
-        let result = self.route_messages(bytes, scanner, target.as_ref(), local);
-        local.stage.publish_staged(&self.broker);
+        let result = match cached {
+            Some(target) => {
+                let reader = target.dataspace.index.read();
+                let result = self.route_messages(bytes, scanner, target, &reader, local);
+                local.stage.publish_staged(&self.broker);
+                result
+            }
+            None => scan_one(bytes, scanner),
+        };
         result
     }
 
@@ -134,7 +197,8 @@ impl Session {
         &self,
         bytes: &[u8],
         scanner: &mut Scanner,
-        target: Option<&(i64, Reader<'_, Router>)>,
+        target: &MessageTarget,
+        reader: &Reader<'_, Router>,
         local: &mut Local,
     ) -> Result<(usize, Found), Failure> {
         let credit = self.account.limit().saturating_sub(self.account.debt());
@@ -142,37 +206,32 @@ impl Session {
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
         for _ in 0..TURNS_PER_HOLD {
-            if done == bytes.len() || bytes[done] < 0x80 {
-                return Ok((done, Found::Nothing));
+            let rest = &bytes[done..];
+            if rest.first().is_none_or(|first| *first < 0x80) {
+                break;
             }
-            let length = match scanner.scan(&bytes[done..]).map_err(Failure::Scan)? {
+            let has_prefix = scanner.begin(&target.prefix, rest);
+            let length = match scanner.scan(rest).map_err(Failure::Scan)? {
                 Progress::Complete(length) => length,
                 Progress::Incomplete(_) => return Ok((done, Found::Unfinished)),
             };
-            let packet = &bytes[done..done + length];
-            let Some((oid, reader)) = target else { return Ok((done, Found::Packet(length))) };
+            let packet = scanner.view(rest);
+            let mut route = |body: u32, stage: &mut Stage| {
+                reader.message(packet.at(body), scratch, |to, captures| stage.message(to, captures));
+            };
             if scanner.embedded() > 0 || !scanner.is_canonical() {
                 return Ok((done, Found::Packet(length)));
             }
-            {
-                let Ok(Packet::Turn(turn)) = Packet::read(scanner.view(packet)) else {
-                    return Ok((done, Found::Packet(length)));
-                };
-                for event in turn.events() {
-                    match event.map_err(Failure::Packet)? {
-                        packet::TurnEvent { oid: to, event: Event::Message { body } }
-                            if to.as_i64() == Some(*oid) =>
-                        {
-                            bodies.push(body.token());
-                        }
-                        _ => return Ok((done, Found::Packet(length))),
-                    }
+            match target.only_body(packet, has_prefix) {
+                Some(body) => {
+                    stage.next_turn();
+                    route(body, stage);
                 }
-                stage.next_turn();
-                for token in bodies.drain(..) {
-                    reader
-                        .message(turn.view().at(token), scratch, |to, captures| stage.message(to, captures));
+                None if target.read_bodies(packet, &mut bodies)? => {
+                    stage.next_turn();
+                    bodies.drain(..).for_each(|body| route(body, stage));
                 }
+                None => return Ok((done, Found::Packet(length))),
             }
             scanner.reset();
             done += length;
@@ -217,7 +276,8 @@ impl Session {
             && cap.caveats().is_none()
             && let Entity::Dataspace(dataspace) = cap.entity()
         {
-            inbound.target = Some((oid, dataspace.clone(), membrane.removals));
+            inbound.target =
+                MessageTarget::new(oid, dataspace.clone(), membrane.removals, self.config.packet);
         }
     }
 }
