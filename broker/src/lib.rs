@@ -28,11 +28,11 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use staunch_flowctl::{Ledger, PrincipalLimits};
-use staunch_index::{Action, Scratch};
+use staunch_index::{Action, Scratch, Stored};
 use staunch_protocols::wire::Scanner;
 
 use cap::{Attenuations, Caps};
-use dataspace::{Dataspace, Delivery, LocalEvent, Placed};
+use dataspace::{Dataspace, Delivery, LocalEvent, Placed, Router};
 use principals::Principals;
 use relay::Session;
 use schedule::Scheduler;
@@ -45,6 +45,8 @@ pub(crate) struct Local {
     pub(crate) scratch: Scratch,
     /// Scanners of packets that are complete, for the next ones.
     pub(crate) scanners: Vec<Scanner>,
+    /// What a turn has placed, while it is being applied.
+    pub(crate) placed: Vec<Stored<Router>>,
 }
 
 impl Local {

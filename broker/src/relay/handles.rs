@@ -74,6 +74,15 @@ impl Handles {
         }
     }
 
+    /// The value that a small handle stands for, and its target's oid, if it is [`Held::Plain`].
+    pub(crate) fn plain(&self, handle: i64) -> Option<(u32, &Stored<Router>)> {
+        let (page, slot) = place(handle);
+        match self.pages.get(&page)?.slots[slot].as_ref()? {
+            Held::Plain { oid, stored } => Some((*oid, stored)),
+            Held::Full(_) => None,
+        }
+    }
+
     /// Sets what a handle stands for, in place of what it stood for before.
     pub(crate) fn set(&mut self, handle: Int, held: Held) {
         let before = match handle {

@@ -1,6 +1,7 @@
 //! One connection: reading, flow control, and the end.
 
 mod packets;
+mod plain;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -13,7 +13,6 @@ use super::{Failure, Inbound, Session};
 use crate::Local;
 use crate::cap::Entity;
 use crate::dataspace::{Dataspace, Router};
-use crate::stage::Stage;
 
 /// Turns routed under one hold of a dataspace's shared lock.
 const TURNS_PER_HOLD: u32 = 256;
@@ -34,7 +33,7 @@ enum Found {
 
 /// The dataspace that a session last sent a message to, for the fast way.
 pub(super) struct MessageTarget {
-    oid: i64,
+    pub(super) oid: i64,
     dataspace: Arc<Dataspace>,
     /// The membrane's count of removals when the oid was looked up.
     removals: u64,
@@ -77,6 +76,16 @@ impl MessageTarget {
             }
         }
         Ok(true)
+    }
+}
+
+/// Routes a turn of messages.
+#[inline]
+fn route(packet: View<'_>, bodies: &[u32], reader: &Reader<'_, Router>, local: &mut Local) {
+    let Local { stage, scratch, .. } = local;
+    stage.next_turn();
+    for body in bodies {
+        reader.message(packet.at(*body), scratch, |to, captures| stage.message(to, captures));
     }
 }
 
@@ -174,35 +183,35 @@ impl Session {
         self: &Arc<Self>,
         bytes: &[u8],
         scanner: &mut Scanner,
-        inbound: &Inbound,
+        inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<(usize, Found), Failure> {
-        let cached = inbound.target.as_ref().filter(|target| {
+        let target = match inbound.target.take() {
             // Acquire: pairs with the Release in note_removals().
-            target.removals == self.removals.load(Ordering::Acquire)
-        });
-        let result = match cached {
-            Some(target) => {
-                let reader = target.dataspace.index.read();
-                let result = self.route_messages(bytes, scanner, target, &reader, local);
-                local.stage.publish_staged(&self.broker);
-                result
+            Some(target) if target.removals == self.removals.load(Ordering::Acquire) => target,
+            stale => {
+                inbound.target = stale;
+                return scan_one(bytes, scanner);
             }
-            None => scan_one(bytes, scanner),
         };
+        let reader = target.dataspace.index.read();
+        let result = self.route_some(bytes, scanner, &target, &reader, inbound, local);
+        local.stage.publish_staged(&self.broker);
+        drop(reader);
+        inbound.target = Some(target);
         result
     }
 
-    fn route_messages(
+    fn route_some(
         &self,
         bytes: &[u8],
         scanner: &mut Scanner,
         target: &MessageTarget,
         reader: &Reader<'_, Router>,
+        inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<(usize, Found), Failure> {
         let credit = self.account.limit().saturating_sub(self.account.debt());
-        let Local { stage, scratch, .. } = local;
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
         for _ in 0..TURNS_PER_HOLD {
@@ -216,26 +225,19 @@ impl Session {
                 Progress::Incomplete(_) => return Ok((done, Found::Unfinished)),
             };
             let packet = scanner.view(rest);
-            let mut route = |body: u32, stage: &mut Stage| {
-                reader.message(packet.at(body), scratch, |to, captures| stage.message(to, captures));
-            };
             if scanner.embedded() > 0 || !scanner.is_canonical() {
                 return Ok((done, Found::Packet(length)));
             }
             match target.only_body(packet, has_prefix) {
-                Some(body) => {
-                    stage.next_turn();
-                    route(body, stage);
-                }
-                None if target.read_bodies(packet, &mut bodies)? => {
-                    stage.next_turn();
-                    bodies.drain(..).for_each(|body| route(body, stage));
-                }
+                Some(body) => route(packet, &[body], reader, local),
+                None if target.read_bodies(packet, &mut bodies)? => route(packet, &bodies, reader, local),
+                None if self.apply_plain(packet, target, reader, inbound, local)? => {}
                 None => return Ok((done, Found::Packet(length))),
             }
             scanner.reset();
             done += length;
-            if stage.cost() > credit {
+            // Acquire: as in run_messages(). A turn may have let go of the target itself.
+            if local.stage.cost() > credit || target.removals != self.removals.load(Ordering::Acquire) {
                 break;
             }
         }
@@ -265,11 +267,12 @@ impl Session {
         }
     }
 
-    /// Notes the dataspace that the turn's first message is for, for the fast way.
+    /// Notes the dataspace that the turn's first event is for, for the fast way.
     fn remember_target(&self, turn: packet::Turn<'_>, inbound: &mut Inbound) {
-        let Some(Ok(packet::TurnEvent { oid, event: Event::Message { .. } })) = turn.events().next() else {
+        let Some(Ok(packet::TurnEvent { oid, event })) = turn.events().next() else { return };
+        if matches!(event, Event::Sync { .. }) {
             return;
-        };
+        }
         let Some(oid) = oid.as_i64() else { return };
         let membrane = self.membrane();
         if let Some(cap) = membrane.exported(&Int::Small(oid))
