@@ -6,7 +6,7 @@ use common::tree::{Noise, Tree};
 use common::{canonical, scanned};
 use proptest::prelude::*;
 use staunch_protocols::text;
-use staunch_protocols::wire::{Limits, Progress, ScanError, Scanner, View, sort_key};
+use staunch_protocols::wire::{Limits, Prefix, Progress, ScanError, Scanner, View, sort_key};
 
 /// Scans what arrives in pieces that end at these places, and at the end.
 fn scan_in_pieces(
@@ -192,5 +192,38 @@ fn tree_without_embedded(tree: &Tree) -> usize {
                 .sum::<usize>()
         }
         atom => atom.canonical().len(),
+    }
+}
+
+/// A prefix that has been scanned before changes nothing in what the scanner finds.
+#[test]
+fn known_prefixes_change_nothing() {
+    let packet =
+        b"\xb5\xb5\xb0\x01\x01\xb4\xb3\x01M\xb4\xb3\x04Says\xb1\x08producer\xb2\x03abc\x84\x84\x84\x84";
+    let cuts = [1, 2, 5, 6, 9, 10, 16, 26, 31, 32];
+    for cut in cuts {
+        let prefix = Prefix::new(&packet[..cut], Limits::default()).expect("whole tokens");
+        let mut plain = Scanner::new(Limits::default());
+        assert_eq!(plain.scan(packet), Ok(Progress::Complete(packet.len())));
+        let mut scanner = Scanner::new(Limits::default());
+        assert!(!scanner.begin(&prefix, packet), "the scanner has no memory yet");
+        assert_eq!(scanner.scan(packet), Ok(Progress::Complete(packet.len())));
+        for arrived in cut..packet.len() {
+            scanner.reset();
+            assert!(scanner.begin(&prefix, &packet[..arrived]), "cut at {cut}, {arrived} arrived");
+            assert!(!scanner.begin(&prefix, packet), "it has begun");
+            assert!(matches!(scanner.scan(&packet[..arrived]), Ok(Progress::Incomplete(_))));
+            assert_eq!(scanner.scan(packet), Ok(Progress::Complete(packet.len())));
+            assert_eq!(scanner.tape(), plain.tape());
+        }
+        for other in 0..cut {
+            let mut wrong = packet.to_vec();
+            wrong[other] ^= 0x40;
+            scanner.reset();
+            assert!(!scanner.begin(&prefix, &wrong), "cut at {cut}, byte {other} differs");
+        }
+    }
+    for not_whole in [&packet[..3], &packet[..8], &packet[..packet.len()], b"", b"\xb7\xb0\x00", b"\x86"] {
+        assert!(Prefix::new(not_whole, Limits::default()).is_none() || not_whole.is_empty());
     }
 }

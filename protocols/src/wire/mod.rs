@@ -3,6 +3,7 @@
 //! The scanner checks and indexes bytes; a [`View`] reads them; [`canonicalize`] rewrites the rare value that
 //! is legal but not canonical, so that everything after it may compare values as bytes.
 
+mod atom;
 mod canon;
 pub mod encode;
 mod limits;

@@ -3,6 +3,7 @@
 //! A value that arrives in pieces is scanned up to the last complete token, and the next call goes on from
 //! there; only the header of the one atom that was cut (at most 11 bytes) is read again.
 
+use super::atom::{Header, check_size, is_minimal, is_short_ascii, is_text, read_header, short_header};
 use super::tag;
 use super::view::Node;
 use super::{Limits, Tape, View};
@@ -140,6 +141,9 @@ pub struct Scanner {
 #[derive(Debug, Clone)]
 pub struct Prefix {
     bytes: Box<[u8]>,
+    /// The first 16 bytes at most, and which bits of them count: to be compared in one go.
+    head: u128,
+    mask: u128,
     at: Cursor,
     nodes: Box<[Node]>,
     stack: Box<[Frame]>,
@@ -154,7 +158,29 @@ impl Prefix {
         let stack: Box<[Frame]> = scanner.stack[..at.depth].into();
         let is_simple = at.canonical && at.embedded == 0 && stack.iter().all(|f| f.kind.is_plain());
         let nodes = scanner.tape.nodes[..at.used].into();
-        (at.pos == bytes.len() && is_simple).then(|| Prefix { bytes: bytes.into(), at, nodes, stack })
+        let mut head = [0; 16];
+        let length = bytes.len().min(16);
+        head[..length].copy_from_slice(&bytes[..length]);
+        let (head, mask) = (u128::from_le_bytes(head), u128::MAX.unbounded_shr(128 - 8 * length as u32));
+        (at.pos == bytes.len() && is_simple && !bytes.is_empty()).then(|| Prefix {
+            bytes: bytes.into(),
+            head,
+            mask,
+            at,
+            nodes,
+            stack,
+        })
+    }
+
+    #[inline(always)]
+    fn is_of(&self, bytes: &[u8]) -> bool {
+        match bytes.first_chunk::<16>() {
+            Some(head) => {
+                u128::from_le_bytes(*head) & self.mask == self.head
+                    && (self.bytes.len() <= 16 || bytes.starts_with(&self.bytes))
+            }
+            None => bytes.starts_with(&self.bytes),
+        }
     }
 
     /// How many tokens it has.
@@ -192,7 +218,7 @@ impl Scanner {
     /// them yet: [`Scanner::scan`] then goes on behind it. Returns whether they do.
     #[inline]
     pub fn begin(&mut self, prefix: &Prefix, bytes: &[u8]) -> bool {
-        if self.at.pos != 0 || self.at.depth != 0 || !bytes.starts_with(&prefix.bytes) {
+        if self.at.pos != 0 || self.at.depth != 0 || !prefix.is_of(bytes) {
             return false;
         }
         let (nodes, frames) = (prefix.nodes.len(), prefix.stack.len());
@@ -521,13 +547,6 @@ impl Scanner {
     }
 }
 
-fn check_size(limits: &Limits, pos: usize, more: usize) -> Result<(), ScanErrorKind> {
-    if pos.saturating_add(more) > limits.packet_bytes_max as usize {
-        return Err(ScanErrorKind::TooLong(limits.packet_bytes_max));
-    }
-    Ok(())
-}
-
 fn check_atom(limits: &Limits, first: u8, length: usize) -> Result<(), ScanErrorKind> {
     match first {
         tag::IEEE754 if length != 8 => Err(ScanErrorKind::FloatLength),
@@ -536,80 +555,4 @@ fn check_atom(limits: &Limits, first: u8, length: usize) -> Result<(), ScanError
         }
         _ => Ok(()),
     }
-}
-
-enum Header {
-    Complete { length: usize, body: usize, shortest: bool },
-    Incomplete,
-}
-
-/// Where the content of the atom at `pos` begins and how long it is, if its length is as short as can be, and
-/// below 16 Ki.
-#[inline(always)]
-fn short_header(bytes: &[u8], pos: usize) -> Option<(usize, usize)> {
-    let low = *bytes.get(pos + 1)?;
-    if low < 0x80 {
-        return Some((pos + 2, low as usize));
-    }
-    let high = *bytes.get(pos + 2)?;
-    (0 < high && high < 0x80).then_some((pos + 3, (low & 0x7f) as usize | (high as usize) << 7))
-}
-
-/// Reads the length of the atom at `pos`, of any form, if a packet can hold so much.
-fn read_header(bytes: &[u8], pos: usize, limits: &Limits) -> Result<Header, ScanErrorKind> {
-    let mut length = 0u64;
-    let mut shift = 0u32;
-    let mut at = pos + 1;
-    loop {
-        let Some(&b) = bytes.get(at) else {
-            // Overlong forms are legal but pointless: past 64 bytes of padding it is an attack.
-            return if at - pos > 64 { Err(ScanErrorKind::LengthTooLong) } else { Ok(Header::Incomplete) };
-        };
-        at += 1;
-        let bits = (b & 0x7f) as u64;
-        if bits != 0 && (shift >= 64 || bits << shift >> shift != bits) || at - pos > 64 {
-            return Err(ScanErrorKind::LengthTooLong);
-        }
-        if shift < 64 {
-            length |= bits << shift;
-        }
-        shift += 7;
-        if b < 0x80 {
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            check_size(limits, at, length)?;
-            return Ok(Header::Complete { length, body: at, shortest: b != 0 || at == pos + 2 });
-        }
-    }
-}
-
-#[inline(always)]
-fn is_minimal(content: &[u8]) -> bool {
-    match content {
-        [] => true,
-        [0] => false,
-        [0, b, ..] => *b >= 0x80,
-        [0xff, b, ..] => *b < 0x80,
-        _ => true,
-    }
-}
-
-/// Whether `content` is UTF-8.
-#[inline(never)]
-fn is_text(content: &[u8]) -> bool {
-    content.is_ascii() || simdutf8::basic::from_utf8(content).is_ok()
-}
-
-/// Whether `content`, which begins at `body`, is surely ASCII: one look at 8 bytes, those behind it shifted out,
-/// or at the first and the last 8 of up to 16. False for what is longer, or close to the end.
-#[inline(always)]
-fn is_short_ascii(bytes: &[u8], body: usize, content: &[u8]) -> bool {
-    const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
-    let word = |at: usize| bytes.get(at..at + 8).and_then(|w| w.try_into().ok()).map(u64::from_le_bytes);
-    let length = content.len();
-    let Some(head) = word(body) else { return false };
-    if length <= 8 {
-        // Twice, since a shift by all 64 bits is none.
-        return head << (32 - 4 * length) << (32 - 4 * length) & HIGH_BITS == 0;
-    }
-    length <= 16 && word(body + length - 8).is_some_and(|tail| (head | tail) & HIGH_BITS == 0)
 }

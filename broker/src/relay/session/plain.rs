@@ -100,10 +100,9 @@ impl Session {
                     .as_i64()
                     .filter(|h| is_new(*h, &plains, inbound) && !looks_like_observe(assertion.span()))
                     .map(|h| Plain::Assert(assertion.token(), h)),
-                Event::Retract { handle } => handle
-                    .as_i64()
-                    .filter(|h| may_retract(*h, oid, &plains, inbound))
-                    .map(Plain::Retract),
+                Event::Retract { handle } => {
+                    handle.as_i64().filter(|h| may_retract(*h, oid, &plains, inbound)).map(Plain::Retract)
+                }
                 Event::Sync { .. } => None,
             };
             match plain {
