@@ -38,7 +38,10 @@ fn capabilities_made_by_a_template_are_the_same_when_they_are_equal() {
     let mut client = Client::tcp(address).resolved();
     // The dataspace through which entities in `<e _>` are attenuated becomes oid 2.
     let caveat = "<rewrite <rec e [<bind Embedded>]> <rec e [<attenuate <ref 0> [<reject <lit 1>>]>]>>";
-    client.send(&format!("[{} [1 <A <offer #:[1 1 {caveat}]> 3>]]", observe(&record_pattern("offer", 1), 7, 2)));
+    client.send(&format!(
+        "[{} [1 <A <offer #:[1 1 {caveat}]> 3>]]",
+        observe(&record_pattern("offer", 1), 7, 2)
+    ));
     assert_eq!(client.event().body, "[#:[0, 2]]");
     client.send(&format!("[{}]", observe(&record_pattern("e", 1), 8, 4)));
     client.send("[[2 <A <e #:[0 20]> 5>]] [[2 <A <e #:[0 20]> 6>]]");

@@ -44,7 +44,8 @@ pub fn start_default() -> (Server, SocketAddr) {
 
 /// The bytes of packets given as text.
 pub fn bytes(packets: &str) -> Vec<u8> {
-    let all = text::parse_all(packets, &Limits::default()).unwrap_or_else(|error| panic!("{packets}: {error}"));
+    let all =
+        text::parse_all(packets, &Limits::default()).unwrap_or_else(|error| panic!("{packets}: {error}"));
     // It comes as a sequence of packets, in brackets.
     all[1..all.len() - 1].to_vec()
 }
@@ -153,7 +154,9 @@ impl Client {
 
     /// Asks for the dataspace, which becomes oid 1.
     pub fn resolved(mut self) -> Client {
-        self.send(r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]"#);
+        self.send(
+            r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]"#,
+        );
         let event = self.event();
         assert_eq!((event.oid, event.kind, event.body.as_str()), (0, 'A', "<ok #:[0, 1]>"));
         self
@@ -332,7 +335,9 @@ impl Client {
                             let events = turn.events().map(|e| event(e.expect("well-formed"))).collect();
                             self.pending.push_back(Came::Turn(events));
                         }
-                        Packet::Error { message, .. } => self.pending.push_back(Came::Error(message.to_owned())),
+                        Packet::Error { message, .. } => {
+                            self.pending.push_back(Came::Error(message.to_owned()))
+                        }
                         _ => {}
                     }
                     scanner.reset();
