@@ -1,9 +1,11 @@
 //! Caveats applied to values in stored form.
 
+use std::collections::HashMap;
+
 use staunch_protocols::caveat::{Caveats, Outcome, Scratch};
 use staunch_protocols::wire::{Limits, Progress, Scanner};
 
-use crate::cap::{Attenuations, Cap, Caps, stored_id};
+use crate::cap::{self, Cap, Caps, stored_id};
 
 /// What a rewritten value may take; a caveat that yields more drops the value.
 const OUTPUT_BYTES_MAX: u32 = 16 << 20;
@@ -23,22 +25,21 @@ pub(crate) fn apply(
     scanner.reset();
     let Ok(Progress::Complete(_)) = scanner.scan(&value) else { return None };
     let mut scratch = Scratch::new(OUTPUT_BYTES_MAX);
-    let attenuations = Attenuations::default();
-    let mut made: Vec<Cap> = Vec::new();
+    let mut made: HashMap<u64, Cap> = HashMap::new();
     let outcome = caveats.apply(scanner.view(&value), &mut scratch, &mut |cap, more| {
         let id = stored_id(cap)?;
-        let cap = caps.iter().chain(&made).find(|c| c.id() == id)?;
-        let new = attenuations.attenuate(cap, more.clone());
+        let new = cap::find(&caps, id).or_else(|| made.get(&id))?.attenuate(more);
         let mut bytes = Vec::new();
         new.write_stored(&mut bytes);
-        made.push(new);
+        made.insert(new.id(), new);
         Some(bytes)
     });
     match outcome {
         Outcome::Dropped => None,
         Outcome::Unchanged => Some((value, caps)),
         Outcome::Rewritten => {
-            caps.extend(made);
+            caps.extend(made.into_values());
+            cap::sort(&mut caps);
             Some((scratch.output().to_vec(), caps))
         }
     }

@@ -3,8 +3,8 @@
 //! In stored values a capability stands as an embedded byte string of 8 bytes, its [`Cap::id`], so that equal
 //! capabilities are equal bytes. The bytes keep nothing alive: whoever stores a value stores its [`Caps`] too.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
 
 use dashmap::DashMap;
 use smallvec::SmallVec;
@@ -35,12 +35,36 @@ pub(crate) struct Cap(Arc<Inner>);
 
 struct Inner {
     id: u64,
+    /// The id of the same without caveats.
+    root: u64,
     entity: Entity,
     caveats: Option<Caveats>,
 }
 
-/// The capabilities that a value holds, in no particular order.
+/// The capabilities that a value holds, each once, by ascending id.
 pub(crate) type Caps = SmallVec<[Cap; 2]>;
+
+/// Puts capabilities in the order that [`find`] relies on.
+pub(crate) fn sort(caps: &mut Caps) {
+    caps.sort_unstable_by_key(Cap::id);
+    caps.dedup_by_key(|cap| cap.id());
+}
+
+/// The capability with this id among those of a value.
+pub(crate) fn find(caps: &Caps, id: u64) -> Option<&Cap> {
+    debug_assert!(caps.is_sorted_by_key(Cap::id));
+    caps.binary_search_by_key(&id, Cap::id).ok().map(|at| &caps[at])
+}
+
+/// Those of `caps` that stand in a value in stored form.
+pub(crate) fn those_in(value: &[u8], caps: &Caps) -> Caps {
+    // What looks like one within a string may come along; nothing comes of it.
+    let heads = value.windows(STORED_HEAD.len()).enumerate().filter(|(_, w)| *w == STORED_HEAD);
+    let ids = heads.filter_map(|(at, _)| stored_id(value.get(at..at + STORED_HEAD.len() + 8)?));
+    let mut found: Caps = ids.filter_map(|id| find(caps, id).cloned()).collect();
+    sort(&mut found);
+    found
+}
 
 /// Never used twice in a process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -51,10 +75,17 @@ impl Cap {
         Cap::with(entity, None)
     }
 
-    fn with(entity: Entity, caveats: Option<Caveats>) -> Cap {
+    fn with(entity: Entity, restricted: Option<(u64, Caveats)>) -> Cap {
         // Relaxed: only uniqueness matters.
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Cap(Arc::new(Inner { id, entity, caveats }))
+        let (root, caveats) = restricted.map_or((id, None), |(root, caveats)| (root, Some(caveats)));
+        Cap(Arc::new(Inner { id, root, entity, caveats }))
+    }
+
+    /// The same with more caveats, the newest last. Equal caveats on equal capabilities give equal ones, wherever
+    /// they are added, as long as anybody holds them.
+    pub(crate) fn attenuate(&self, caveats: &Caveats) -> Cap {
+        ATTENUATIONS.attenuate(self, caveats)
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -84,32 +115,111 @@ pub(crate) fn stored_id(span: &[u8]) -> Option<u64> {
 }
 
 /// Attenuated capabilities by what they restrict and how, so that the same attenuation of the same capability
-/// is the same capability.
+/// is the same capability. One for the process, as their ids are.
+static ATTENUATIONS: LazyLock<Attenuations> = LazyLock::new(Attenuations::default);
+
 #[derive(Default)]
-pub(crate) struct Attenuations(DashMap<(u64, Box<[u8]>), Weak<Inner>>);
+struct Attenuations {
+    /// By the id of the capability without caveats, and the source of all of them.
+    known: DashMap<(u64, Box<[u8]>), Weak<Inner>>,
+    /// How many there may be before those that nobody holds are forgotten. Relaxed throughout: a bound.
+    forget_above: AtomicUsize,
+}
+
+/// So few need not be looked through.
+const KNOWN_MIN: usize = 1024;
 
 impl Attenuations {
-    /// `cap` with more caveats, the newest last.
-    pub(crate) fn attenuate(&self, cap: &Cap, caveats: Caveats) -> Cap {
+    fn attenuate(&self, cap: &Cap, caveats: &Caveats) -> Cap {
         if caveats.is_empty() {
             return cap.clone();
         }
         let whole = match cap.caveats() {
-            Some(older) => older.and_then(&caveats),
+            Some(older) => older.and_then(caveats),
             None => caveats.clone(),
         };
-        let key = (cap.id(), Box::from(caveats.source()));
-        let mut entry = self.0.entry(key).or_default();
+        let root = cap.0.root;
+        let mut entry = self.known.entry((root, Box::from(whole.source()))).or_default();
         if let Some(known) = entry.upgrade() {
             return Cap(known);
         }
-        let new = Cap::with(cap.entity().clone(), Some(whole));
+        let new = Cap::with(cap.entity().clone(), Some((root, whole)));
         *entry = Arc::downgrade(&new.0);
         drop(entry);
-        // Forget what nobody holds any more, now and then.
-        if self.0.len() > 1024 && self.0.len().is_power_of_two() {
-            self.0.retain(|_, held| held.strong_count() > 0);
-        }
+        self.forget_some();
         new
+    }
+
+    /// Forgets what nobody holds any more, each time that as many have come as were left the last time: so each
+    /// one that comes pays for a few that are looked at.
+    fn forget_some(&self) {
+        let count = self.known.len();
+        if count <= self.forget_above.load(Ordering::Relaxed).max(KNOWN_MIN) {
+            return;
+        }
+        // Others need not look as well.
+        self.forget_above.store(2 * count, Ordering::Relaxed);
+        self.known.retain(|_, held| held.strong_count() > 0);
+        self.forget_above.store(2 * self.known.len(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use staunch_protocols::text;
+    use staunch_protocols::wire::{Limits, Scanner};
+
+    use super::*;
+
+    fn caveats(list: &str) -> Caveats {
+        let bytes = text::parse(list, &Limits::default()).unwrap();
+        let mut scanner = Scanner::new(Limits::default());
+        scanner.scan(&bytes).unwrap();
+        Caveats::compile(scanner.view(&bytes).children()).unwrap()
+    }
+
+    #[test]
+    fn equal_attenuations_are_the_same_capability() {
+        let (a, b) = (caveats("[<reject <lit 1>>]"), caveats("[<reject <lit 2>>]"));
+        let both = caveats("[<reject <lit 1>> <reject <lit 2>>]");
+        let (cap, other) = (Cap::new(Entity::Inert), Cap::new(Entity::Inert));
+        let once = cap.attenuate(&a);
+        assert_eq!(once.id(), cap.attenuate(&a).id());
+        assert_ne!(once.id(), cap.attenuate(&b).id());
+        assert_ne!(once.id(), other.attenuate(&a).id());
+        assert_eq!(once.attenuate(&b).id(), cap.attenuate(&both).id(), "however the list came about");
+        assert_ne!(once.attenuate(&b).id(), cap.attenuate(&b).attenuate(&a).id());
+        assert_eq!(cap.attenuate(&Caveats::default()).id(), cap.id());
+    }
+
+    #[test]
+    fn what_nobody_holds_is_forgotten() {
+        let attenuations = Attenuations::default();
+        let cap = Cap::new(Entity::Inert);
+        let mut held = Vec::new();
+        for n in 0..20_000 {
+            let made = attenuations.attenuate(&cap, &caveats(&format!("[<reject <lit {n}>>]")));
+            if n % 100 == 0 {
+                held.push(made);
+            }
+        }
+        assert!(attenuations.known.len() <= KNOWN_MIN + 1, "{}", attenuations.known.len());
+        for (n, made) in held.iter().enumerate() {
+            let again = attenuations.attenuate(&cap, &caveats(&format!("[<reject <lit {}>>]", n * 100)));
+            assert_eq!(again.id(), made.id());
+        }
+    }
+
+    #[test]
+    fn the_capabilities_in_a_value_are_found() {
+        let mut caps: Caps = (0..5).map(|_| Cap::new(Entity::Inert)).rev().collect();
+        sort(&mut caps);
+        let mut value = vec![tag::SEQUENCE];
+        caps[3].write_stored(&mut value);
+        caps[1].write_stored(&mut value);
+        caps[3].write_stored(&mut value);
+        value.push(tag::END);
+        let ids: Vec<u64> = those_in(&value, &caps).iter().map(Cap::id).collect();
+        assert_eq!(ids, [caps[1].id(), caps[3].id()]);
     }
 }

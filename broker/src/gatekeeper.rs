@@ -8,7 +8,7 @@ use staunch_protocols::sturdy::SturdyRef;
 use staunch_protocols::wire::{Progress, encode};
 
 use crate::attenuate::stored_scanner;
-use crate::cap::{Cap, Caps, Entity, stored_id};
+use crate::cap::{self, Cap, Caps, Entity, stored_id};
 use crate::{Broker, Local};
 
 /// What a sturdyref's oid stands for.
@@ -48,7 +48,7 @@ impl Gatekeeper {
             answer.count += 1;
             return;
         }
-        let given = self.answer(question, caps, broker).and_then(|(observer, value, caps)| {
+        let given = self.answer(question, caps).and_then(|(observer, value, caps)| {
             let Entity::Remote(remote) = observer.entity() else { return None };
             let handle = broker.next_handle();
             local.stage.direct_assert(remote, &value, &caps, handle);
@@ -72,7 +72,7 @@ impl Gatekeeper {
     }
 
     /// The observer of a question, and the value to assert there.
-    fn answer(&self, question: &[u8], caps: &Caps, broker: &Broker) -> Option<(Cap, Vec<u8>, Caps)> {
+    fn answer(&self, question: &[u8], caps: &Caps) -> Option<(Cap, Vec<u8>, Caps)> {
         let mut scanner = stored_scanner();
         let Ok(Progress::Complete(_)) = scanner.scan(question) else { return None };
         let question = scanner.view(question);
@@ -81,7 +81,7 @@ impl Gatekeeper {
         }
         let (step, observer) = (question.index(0)?, question.index(1)?);
         let id = stored_id(observer.span())?;
-        let observer = caps.iter().find(|c| c.id() == id)?.clone();
+        let observer = cap::find(caps, id)?.clone();
         if !step.is_record("ref", 1) {
             return None;
         }
@@ -93,7 +93,7 @@ impl Gatekeeper {
                 let binding = bindings.get(&reference.oid)?;
                 match reference.compile() {
                     Ok(caveats) if reference.verify(&binding.key) => {
-                        let cap = broker.attenuations.attenuate(&binding.target, caveats);
+                        let cap = binding.target.attenuate(&caveats);
                         encode::record(&mut value, "ok");
                         cap.write_stored(&mut value);
                         encode::end(&mut value);

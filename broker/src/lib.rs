@@ -8,12 +8,14 @@
 //! - `dataspace`, `gatekeeper`: the entities.
 //! - `cap`, `attenuate`: capabilities and their caveats.
 //! - `principals`: what each client's owner holds.
+//! - `linger`: how long sessions wait for their peers in the end.
 #![forbid(unsafe_code)]
 
 mod attenuate;
 mod cap;
 mod dataspace;
 mod gatekeeper;
+mod linger;
 mod outbox;
 mod principals;
 mod relay;
@@ -21,22 +23,23 @@ pub mod schedule;
 pub mod server;
 mod stage;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use staunch_flowctl::{Ledger, PrincipalLimits};
-use staunch_index::{Action, Scratch, Stored};
+use staunch_flowctl::{AuditError, Ledger, PrincipalLimits};
+use staunch_index::{Scratch, Stored};
 use staunch_protocols::wire::Scanner;
 
-use cap::{Attenuations, Caps};
-use dataspace::{Dataspace, Delivery, LocalEvent, Placed, Router};
+use dataspace::{Dataspace, Router};
+use linger::Lingering;
 use principals::Principals;
-use relay::Session;
+use relay::{Failure, Session};
 use schedule::Scheduler;
-use stage::{Commit, Stage};
+use stage::Stage;
 
 /// What each worker keeps for the sessions that it runs.
 #[derive(Default)]
@@ -110,28 +113,36 @@ pub(crate) struct Broker {
     scheduler: OnceLock<Scheduler<Local>>,
     ledger: Ledger,
     principals: Principals,
-    attenuations: Attenuations,
     sessions: DashMap<u64, Arc<Session>>,
     handles: Arc<AtomicU64>,
     numbers: Numbers,
     counters: Counters,
-    /// What dataspaces have placed in dataspaces.
-    placed: Mutex<HashMap<usize, Placed>>,
+    lingering: Arc<Lingering>,
+    dataspaces: Mutex<Vec<Weak<Dataspace>>>,
 }
 
 impl Broker {
-    fn new(limits: PrincipalLimits) -> Arc<Broker> {
-        Arc::new(Broker {
+    fn new(limits: PrincipalLimits) -> io::Result<Arc<Broker>> {
+        Ok(Arc::new(Broker {
             scheduler: OnceLock::new(),
             ledger: Ledger::new(limits),
             principals: Principals::default(),
-            attenuations: Attenuations::default(),
             sessions: DashMap::new(),
             handles: Arc::new(AtomicU64::new(1)),
             numbers: Numbers::default(),
             counters: Counters::default(),
-            placed: Mutex::default(),
-        })
+            lingering: Lingering::new()?,
+            dataspaces: Mutex::default(),
+        }))
+    }
+
+    /// A new dataspace.
+    fn new_dataspace(self: &Arc<Self>) -> Arc<Dataspace> {
+        let dataspace = Dataspace::new(self);
+        let mut dataspaces = self.dataspaces.lock();
+        dataspaces.retain(|d| d.strong_count() > 0);
+        dataspaces.push(Arc::downgrade(&dataspace));
+        dataspace
     }
 
     pub(crate) fn scheduler(&self) -> &Scheduler<Local> {
@@ -144,58 +155,31 @@ impl Broker {
         self.handles.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Has a worker handle what waits for a dataspace.
-    pub(crate) fn wake_inbox(self: &Arc<Self>, dataspace: &Arc<Dataspace>) {
-        let (broker, dataspace) = (self.clone(), dataspace.clone());
-        self.scheduler().spawn(move |worker| {
-            // Bounded work; then behind all others again.
-            for _ in 0..8 {
-                let Some(deliveries) = dataspace.inbox.take(32) else { return };
-                for delivery in deliveries {
-                    broker.deliver(&dataspace, delivery, &mut worker.local);
-                }
-                worker.local.stage.flush(&mut worker.local.scratch);
-            }
-            broker.wake_inbox(&dataspace);
-        });
+    /// Has the session with this number end for this reason, if it is still there.
+    pub(crate) fn end_session(&self, id: u64, failure: Failure) {
+        match self.sessions.get(&id) {
+            Some(session) => session.end_soon(failure),
+            None => tracing::warn!(%failure, "dropped an event; whoever set that up has gone"),
+        }
     }
 
-    /// One event of an observation that a dataspace makes: a turn of its own.
-    fn deliver(self: &Arc<Self>, dataspace: &Arc<Dataspace>, delivery: Delivery, local: &mut Local) {
-        let Delivery { event, observer, loan, hops } = delivery;
-        let address = Arc::as_ptr(dataspace).addr();
-        local.stage.begin(loan.account(), hops);
-        local.stage.next_turn();
-        let mut placed = Vec::new();
-        let (value, mut caps, handle) = match event {
-            LocalEvent::Assert(value, caps, handle) => (value, caps, Some(handle)),
-            LocalEvent::Message(value, caps) => (value, caps, None),
-            LocalEvent::Retract(handle) => {
-                let known = self.placed.lock().entry(address).or_default().remove(&(observer, handle));
-                if let Some(stored) = known {
-                    let mut sink = Commit { stage: &mut local.stage, broker: self, caps: &Caps::new() };
-                    let mut actions = [Action::Retract(stored)];
-                    dataspace.index.write().commit(&mut actions, &mut placed, &mut local.scratch, &mut sink);
+    /// Compares what is owed with what waits. Meaningful only while nothing moves.
+    fn audit(&self) -> Result<(), AuditError> {
+        let mut outstanding = 0;
+        let mut seen = HashSet::new();
+        for session in &self.sessions {
+            let owed = session.outbox().owed();
+            outstanding += owed.iter().map(|(.., cost)| cost).sum::<u64>();
+            for body in session.outbox().shared_bodies() {
+                if seen.insert(Arc::as_ptr(&body).addr()) {
+                    outstanding += body.loan().cost();
                 }
-                return;
             }
-        };
-        let mut scanner = attenuate::stored_scanner();
-        if scanner.scan(&value).is_err() {
-            return;
+            outstanding += session.membrane().owed_for_syncs();
         }
-        let view = scanner.view(&value);
-        let mut actions = match handle {
-            Some(_) => {
-                let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(&mut caps)));
-                [Action::Assert { value: view, extra, observe: None }]
-            }
-            None => [Action::Message(view)],
-        };
-        let mut sink = Commit { stage: &mut local.stage, broker: self, caps: &caps };
-        dataspace.index.read().commit(&mut actions, &mut placed, &mut local.scratch, &mut sink);
-        if let (Some(handle), Some(stored)) = (handle, placed.pop()) {
-            self.placed.lock().entry(address).or_default().insert((observer, handle), stored);
+        for dataspace in self.dataspaces.lock().iter().filter_map(Weak::upgrade) {
+            outstanding += dataspace.inbox.owed().iter().map(|(_, cost)| cost).sum::<u64>();
         }
+        self.ledger.audit(outstanding)
     }
 }

@@ -38,6 +38,15 @@ struct Serve {
     /// What a connection may owe before it is not read: bytes on their way to others, and 32 for each event.
     #[arg(long, value_name = "UNITS", default_value_t = Config::default().debt_max)]
     debt_max: u64,
+    /// How many bytes may wait for a connection before those who cause more are not read.
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().outbox_max)]
+    outbox_max: usize,
+    /// How many bytes the kernel buffers for what is sent on a connection.
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_buffer)]
+    send_buffer: usize,
+    /// How many bytes the kernel buffers of what is received on a connection.
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().receive_buffer)]
+    receive_buffer: usize,
 }
 
 fn main() -> ExitCode {
@@ -61,6 +70,9 @@ fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
         listen: serve.listen,
         workers: serve.workers.map_or(defaults.workers, usize::from),
         debt_max: serve.debt_max,
+        outbox_max: serve.outbox_max,
+        send_buffer: serve.send_buffer,
+        receive_buffer: serve.receive_buffer,
         ..defaults
     };
     runtime.block_on(async {

@@ -3,34 +3,67 @@
 //! Whoever routes appends under the lock; whoever flushes takes a few pieces out, unlocks, writes, and comes
 //! back with what the kernel did not take. One thread writes at a time; what others append meanwhile, it sees
 //! when it comes back. No system call happens under the lock. An empty outbox holds no memory.
+//!
+//! # Ceilings
+//! What waits here is bounded by the accounts of those who caused it; many of them may still bring much together.
+//! So an outbox has a *ceiling*: who appends to one that is above it is not read until it has drained to half of
+//! that ([`Outbox::poll_room`]). What nobody can be held back for (retractions at session ends, turns that were
+//! under way) may go on to the *hard cap*, and beyond that the session that does not read ends.
+//!
+//! # The end
+//! A session that ends by this side has last words: [`Outbox::wind_up`] drops all but the rest of the packet that
+//! the peer has received the beginning of, and puts the words behind that.
 
-use std::collections::VecDeque;
+mod remains;
+
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::task::Waker;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use staunch_flowctl::{Account, DebtRuns, Repayments};
+use staunch_flowctl::{Account, DebtRuns, Loan, Repayments};
 use staunch_index::Replay;
 use staunch_system::net::Stream;
 
-use crate::dataspace::Router;
-use crate::relay::Remote;
+use crate::dataspace::{Router, Target};
 
 /// A piece of an outbox.
 pub(crate) enum Segment {
     /// Events, one after the other.
     Inline(Vec<u8>),
-    /// A body that other outboxes hold too.
-    Shared(Bytes),
+    /// A body that other outboxes hold too, with the debt for it.
+    Shared(Arc<SharedBody>),
     /// State to be pulled from the store when its turn comes.
     Replay(Box<PendingReplay>),
+}
+
+/// A large body, held by each outbox that it waits in. It is charged once, to whoever caused it, and that is
+/// repaid when the last outbox is done with it.
+pub(crate) struct SharedBody {
+    bytes: Vec<u8>,
+    loan: Loan,
+}
+
+impl SharedBody {
+    pub(crate) fn new(bytes: Vec<u8>, loan: Loan) -> SharedBody {
+        SharedBody { bytes, loan }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn loan(&self) -> &Loan {
+        &self.loan
+    }
 }
 
 /// See [`Segment::Replay`].
 pub(crate) struct PendingReplay {
     pub(crate) replay: Replay<Router>,
-    pub(crate) to: Arc<Remote>,
+    /// A peer's entity, perhaps attenuated.
+    pub(crate) to: Target,
     /// Who pays for it: whoever asked to observe.
     pub(crate) account: Arc<Account>,
 }
@@ -39,7 +72,7 @@ impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
             Segment::Inline(bytes) => bytes,
-            Segment::Shared(bytes) => bytes,
+            Segment::Shared(body) => &body.bytes,
             Segment::Replay(_) => &[],
         }
     }
@@ -52,30 +85,80 @@ const WRITE_BYTES_MAX: usize = 256 << 10;
 /// What is shorter than this is copied to the end of the piece before it, for as long as that piece is shorter
 /// than 16 of it.
 const JOIN_BYTES_MAX: usize = 4 << 10;
+/// How many writes (or pieces of a replay) one flush does at most, so that a fast reader does not keep a worker.
+const ROUNDS_MAX: usize = 16;
+/// The hard cap, in ceilings.
+const CEILINGS_MAX: usize = 4;
+
+/// What becomes of what waits.
+#[derive(Default, PartialEq, Eq, Clone, Copy)]
+enum Phase {
+    #[default]
+    Open,
+    /// Nothing more is taken; what is there goes out.
+    Ending,
+    /// Nothing is there any more.
+    Closed,
+}
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Segment>,
     /// How much of the first segment has been written.
     head: usize,
+    /// Whether the first segment begins within a packet, since a shared body was before it.
+    is_within: bool,
     debts: DebtRuns,
+    /// Bytes of inline segments, those being written included.
+    inline_bytes: usize,
+    /// Whoever appended when that was above the ceiling, by session: to be woken when there is room.
+    waiters: HashMap<u64, Waker>,
     /// Somebody is writing, with the first pieces in hand.
     is_writing: bool,
     /// The kernel took no more, and has not said since that it would.
     is_blocked: bool,
     /// It said so while somebody was writing.
     edge: bool,
-    is_closed: bool,
+    phase: Phase,
+    /// Went beyond the hard cap: takes nothing more, until its session has ended.
+    is_burst: bool,
+    /// What to say in the end, at whose cost, once whoever is writing has come back.
+    last_words: Option<(Vec<u8>, Arc<Account>)>,
 }
 
 /// See the module's head.
-#[derive(Default)]
-pub(crate) struct Outbox(Mutex<State>);
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    ceiling: usize,
+}
+
+/// What appending came to.
+pub(crate) struct Appended {
+    /// It can be flushed now: nobody is writing, and the kernel may take more.
+    pub(crate) can_flush: bool,
+    pub(crate) level: Level,
+}
+
+/// How much waits.
+#[derive(PartialEq, Eq, Clone, Copy, Debug)]
+pub(crate) enum Level {
+    BelowCeiling,
+    /// Who appended is to wait for room.
+    AboveCeiling,
+    /// The session that does not read is to end.
+    AboveCap,
+}
 
 /// What a flush came to.
 pub(crate) enum Flushed {
-    /// Nothing is left, or somebody else is at it, or the kernel takes no more for now.
+    /// Nothing is left, or somebody else is at it.
     Done,
+    /// The kernel takes no more for now.
+    Blocked,
+    /// There is more, to be flushed when others have had their turn.
+    More,
+    /// The last words have been said.
+    Said,
     /// A replay is next: pull it (see [`Outbox::replayed`]).
     Replay(Box<PendingReplay>),
     /// The peer is gone.
@@ -116,9 +199,12 @@ pub(crate) struct WriteCounts {
 }
 
 impl Outbox {
-    /// Appends what `account` has been charged `cost` for. Returns whether it can be flushed now: false if
-    /// somebody is writing, or the kernel takes no more, or the outbox is closed (what was appended is repaid
-    /// then).
+    /// An empty one, with a ceiling in bytes.
+    pub(crate) fn new(ceiling: usize) -> Outbox {
+        Outbox { state: Mutex::default(), ceiling }
+    }
+
+    /// Appends what `account` has been charged `cost` for. What comes when nothing more is taken is repaid.
     pub(crate) fn append(
         &self,
         segments: &mut Vec<Segment>,
@@ -126,22 +212,26 @@ impl Outbox {
         account: &Arc<Account>,
         cost: u64,
         pool: &mut Pool,
-    ) -> bool {
-        let mut state = self.0.lock();
-        if state.is_closed {
+    ) -> Appended {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open || state.is_burst {
             drop(state);
             segments.clear();
             buffer.clear();
             account.repay(cost);
-            return false;
+            return Appended { can_flush: false, level: Level::BelowCeiling };
         }
-        let mut bytes = 0;
+        let (mut bytes, mut inline_bytes) = (0, 0);
         for segment in segments.drain(..) {
             bytes += segment.bytes().len();
+            if let Segment::Inline(piece) = &segment {
+                inline_bytes += piece.len();
+            }
             state.queue.push_back(segment);
         }
         if !buffer.is_empty() {
             bytes += buffer.len();
+            inline_bytes += buffer.len();
             match state.queue.back_mut() {
                 Some(Segment::Inline(last))
                     if buffer.len() < JOIN_BYTES_MAX && last.len() < 16 * JOIN_BYTES_MAX =>
@@ -153,12 +243,33 @@ impl Outbox {
             }
         }
         state.debts.push(account, bytes as u64, cost);
-        !state.is_writing && !state.is_blocked
+        state.inline_bytes += inline_bytes;
+        let level = self.level(&state);
+        state.is_burst = level == Level::AboveCap;
+        Appended { can_flush: !state.is_writing && !state.is_blocked, level }
+    }
+
+    fn level(&self, state: &State) -> Level {
+        match state.inline_bytes {
+            bytes if bytes <= self.ceiling => Level::BelowCeiling,
+            bytes if bytes <= self.ceiling.saturating_mul(CEILINGS_MAX) => Level::AboveCeiling,
+            _ => Level::AboveCap,
+        }
+    }
+
+    /// Whether there is room again. If not, `waker` is woken once there is; `session` says whose it is.
+    pub(crate) fn poll_room(&self, session: u64, waker: &Waker) -> bool {
+        let mut state = self.state.lock();
+        if state.inline_bytes <= self.ceiling / 2 || state.phase != Phase::Open {
+            return true;
+        }
+        state.waiters.insert(session, waker.clone());
+        false
     }
 
     /// The kernel says that it takes more. Returns whether to flush.
     pub(crate) fn writable(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.is_blocked = false;
         if state.is_writing {
             state.edge = true;
@@ -166,7 +277,18 @@ impl Outbox {
         !state.queue.is_empty() && !state.is_writing
     }
 
-    /// Writes as much as the kernel takes. What is repaid goes to `repayments`.
+    /// Whether the kernel took no more, and has not said since that it would.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.state.lock().is_blocked
+    }
+
+    /// Whether the last words have been said, or there never were any, and nothing comes any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        let state = self.state.lock();
+        state.phase != Phase::Open && state.queue.is_empty() && !state.is_writing
+    }
+
+    /// Writes as much as the kernel takes, up to a bound. What is repaid goes to `repayments`.
     pub(crate) fn flush(
         &self,
         stream: &Stream,
@@ -190,19 +312,21 @@ impl Outbox {
         repayments: &mut Repayments,
         counts: &mut WriteCounts,
     ) -> Flushed {
-        let mut state = self.0.lock();
-        if state.is_writing {
-            return Flushed::Done;
-        }
-        loop {
-            if state.is_closed || state.is_blocked || state.queue.is_empty() {
-                return Flushed::Done;
+        let mut dropped = None;
+        let mut woken = None;
+        let mut state = self.state.lock();
+        let mut flushed = Flushed::More;
+        for _ in 0..ROUNDS_MAX {
+            if state.is_writing || state.is_blocked || state.queue.is_empty() {
+                flushed = Flushed::Done;
+                break;
             }
             state.is_writing = true;
             if matches!(state.queue.front(), Some(Segment::Replay(_))) {
                 // The replay's place stays taken: nobody else writes until `replayed` is called.
                 if let Some(Segment::Replay(replay)) = state.queue.pop_front() {
-                    return Flushed::Replay(replay);
+                    flushed = Flushed::Replay(replay);
+                    break;
                 }
             }
             state.edge = false;
@@ -211,37 +335,58 @@ impl Outbox {
             drop(state);
             let written = write(stream, taken, head);
             counts.writes += 1;
-            state = self.0.lock();
+            state = self.state.lock();
             state.is_writing = false;
-            if state.is_closed {
-                return Flushed::Done;
+            if state.phase == Phase::Closed {
+                flushed = Flushed::Done;
+                break;
             }
             let written = match written {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(_) => return Flushed::Failed,
+                Err(_) => {
+                    flushed = Flushed::Failed;
+                    break;
+                }
             };
             counts.bytes += written as u64;
             state.debts.settle_into(written as u64, repayments);
-            state.head = put_back(&mut state.queue, taken, head + written, pool);
+            put_back(&mut state, taken, head + written, pool, repayments);
+            if state.inline_bytes <= self.ceiling / 2 && !state.waiters.is_empty() {
+                woken = Some(std::mem::take(&mut state.waiters));
+            }
+            if state.last_words.is_some() {
+                dropped = state.say_last_words();
+            }
+            if state.queue.is_empty() {
+                state.rest();
+                flushed = if state.phase == Phase::Ending { Flushed::Said } else { Flushed::Done };
+                break;
+            }
             if written < wanted && !std::mem::take(&mut state.edge) {
                 state.is_blocked = true;
-            }
-            if state.queue.is_empty() && state.queue.capacity() > 8 {
-                state.queue = VecDeque::new();
-                state.debts.shrink();
+                flushed = Flushed::Blocked;
+                break;
             }
         }
+        drop(state);
+        // Both may wake somebody.
+        drop(dropped);
+        woken.into_iter().flat_map(HashMap::into_values).for_each(Waker::wake);
+        flushed
     }
 
     /// Puts a piece of a replay, for which its account has been charged `cost`, at the front, and the rest of
     /// the replay behind it if there is more.
     pub(crate) fn replayed(&self, pending: Box<PendingReplay>, piece: Vec<u8>, cost: u64, has_more: bool) {
         let account = pending.account.clone();
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.is_writing = false;
-        if state.is_closed {
+        if state.phase != Phase::Open {
+            // What came before the replay has been written, so no packet is under way.
+            let dropped = state.say_last_words();
             drop(state);
+            drop(dropped);
             account.repay(cost);
             return;
         }
@@ -250,26 +395,90 @@ impl Outbox {
         }
         // Debts are a queue in the order of the bytes; these bytes come before all others.
         state.debts.push_front(&account, piece.len() as u64, cost);
+        state.inline_bytes += piece.len();
         if !piece.is_empty() {
             state.queue.push_front(Segment::Inline(piece));
         }
         state.head = 0;
+        state.is_within = false;
+    }
+
+    /// Takes no more, and drops and repays what waits, but for the rest of the packet that is under way; `words`,
+    /// a packet, go behind that, at the cost of `account`.
+    pub(crate) fn wind_up(&self, words: Vec<u8>, account: &Arc<Account>) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        state.phase = Phase::Ending;
+        state.last_words = Some((words, account.clone()));
+        // Who is writing does it on coming back.
+        let dropped = if state.is_writing { None } else { state.say_last_words() };
+        let woken = std::mem::take(&mut state.waiters);
+        drop(state);
+        drop(dropped);
+        woken.into_values().for_each(Waker::wake);
     }
 
     /// Drops everything and takes no more; repays what is owed.
     pub(crate) fn close(&self) {
-        let mut state = self.0.lock();
-        state.is_closed = true;
-        let queue = std::mem::take(&mut state.queue);
-        let mut debts = std::mem::take(&mut state.debts);
+        let mut state = self.state.lock();
+        state.phase = Phase::Closed;
+        state.last_words = None;
+        let dropped = state.drop_all();
+        let woken = std::mem::take(&mut state.waiters);
         drop(state);
-        debts.settle_all();
-        drop(queue);
+        drop(dropped);
+        woken.into_values().for_each(Waker::wake);
     }
 
     /// Who owes how much for what waits here: account, bytes, cost.
     pub(crate) fn owed(&self) -> Vec<(Arc<Account>, u64, u64)> {
-        self.0.lock().debts.iter().map(|run| (run.account.clone(), run.bytes, run.cost)).collect()
+        self.state.lock().debts.iter().map(|run| (run.account.clone(), run.bytes, run.cost)).collect()
+    }
+
+    /// The shared bodies that wait here.
+    pub(crate) fn shared_bodies(&self) -> Vec<Arc<SharedBody>> {
+        let state = self.state.lock();
+        let shared = state.queue.iter().filter_map(|segment| match segment {
+            Segment::Shared(body) => Some(body.clone()),
+            _ => None,
+        });
+        shared.collect()
+    }
+}
+
+/// What an outbox let go of, to be dropped, and thereby repaid, outside its lock.
+type Dropped = (VecDeque<Segment>, DebtRuns);
+
+impl State {
+    fn drop_all(&mut self) -> Dropped {
+        self.head = 0;
+        self.is_within = false;
+        self.inline_bytes = 0;
+        (std::mem::take(&mut self.queue), std::mem::take(&mut self.debts))
+    }
+
+    /// See [`Outbox::wind_up`]. Nobody may be writing.
+    fn say_last_words(&mut self) -> Option<Dropped> {
+        let (words, account) = self.last_words.take()?;
+        let mut bytes = remains::of_begun_packet(&self.queue, self.head, self.is_within);
+        bytes.extend_from_slice(&words);
+        let dropped = self.drop_all();
+        let cost = bytes.len() as u64;
+        account.charge(cost);
+        self.debts.push(&account, cost, cost);
+        self.inline_bytes = bytes.len();
+        self.queue.push_back(Segment::Inline(bytes));
+        Some(dropped)
+    }
+
+    /// Gives memory back once nothing waits.
+    fn rest(&mut self) {
+        if self.queue.capacity() > 8 {
+            self.queue = VecDeque::new();
+            self.debts.shrink();
+        }
     }
 }
 
@@ -299,24 +508,37 @@ fn write(stream: &Stream, taken: &VecDeque<Segment>, head: usize) -> io::Result<
     stream.writev(&pieces[..taken.len()])
 }
 
-/// Drops what has been written, puts back the rest. Returns how much of the first piece has been written.
+/// Drops what has been written, puts back the rest. What shared bodies owe is repaid by who holds them last.
 fn put_back(
-    queue: &mut VecDeque<Segment>,
+    state: &mut State,
     taken: &mut VecDeque<Segment>,
     mut written: usize,
     pool: &mut Pool,
-) -> usize {
+    repayments: &mut Repayments,
+) {
     while let Some(length) = taken.front().map(|s| s.bytes().len()) {
         if length > written {
             break;
         }
         written -= length;
-        if let Some(Segment::Inline(buffer)) = taken.pop_front() {
-            pool.put(buffer);
+        match taken.pop_front() {
+            Some(Segment::Inline(buffer)) => {
+                state.inline_bytes -= length;
+                state.is_within = false;
+                pool.put(buffer);
+            }
+            Some(Segment::Shared(body)) => {
+                state.is_within = true;
+                if let Some(SharedBody { loan, .. }) = Arc::into_inner(body) {
+                    let (account, cost) = loan.into_debt();
+                    repayments.add(account, cost);
+                }
+            }
+            _ => {}
         }
     }
     while let Some(segment) = taken.pop_back() {
-        queue.push_front(segment);
+        state.queue.push_front(segment);
     }
-    written
+    state.head = written;
 }

@@ -8,15 +8,15 @@ use std::str::FromStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use staunch_flowctl::PrincipalLimits;
-use staunch_protocols::wire::{Limits, encode};
-use staunch_system::net::{Buffers, Listener, Peer, Shutdown};
+pub use staunch_flowctl::AuditError;
+use staunch_flowctl::{Account, Limits, PrincipalLimits};
+use staunch_protocols::wire::{self, encode};
+use staunch_system::net::{Buffers, Listener, Peer};
 use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
 use crate::cap::{Cap, Entity};
-use crate::dataspace::Dataspace;
 use crate::gatekeeper::Gatekeeper;
 use crate::relay::{Session, SessionConfig};
 use crate::schedule::{Outcome, Ready, Registration, Scheduler, SchedulerConfig, Task, TaskState, Worker};
@@ -69,6 +69,16 @@ pub struct Config {
     pub debt_max: u64,
     /// Connections of one principal.
     pub connections_max: u64,
+    /// What the ended connections of one principal may owe before its new ones are not read, in cost units.
+    pub orphaned_max: u64,
+    /// Bytes that may wait for one connection, large bodies that others get too not counted, before whoever causes
+    /// more is not read. At four times as much the connection that does not read ends.
+    pub outbox_max: usize,
+    /// Bytes that the kernel is to buffer for what we send on one connection (`SO_SNDBUF`).
+    pub send_buffer: usize,
+    /// Bytes that the kernel is to buffer of what we receive on one connection (`SO_RCVBUF`). On a Unix socket what a
+    /// peer has sent stays in the peer's own send buffer, so there it bounds nothing.
+    pub receive_buffer: usize,
 }
 
 impl Default for Config {
@@ -78,6 +88,10 @@ impl Default for Config {
             workers: SchedulerConfig::default().workers,
             debt_max: 2 << 20,
             connections_max: 100_000,
+            orphaned_max: 64 << 20,
+            outbox_max: 64 << 20,
+            send_buffer: 256 << 10,
+            receive_buffer: 256 << 10,
         }
     }
 }
@@ -101,12 +115,16 @@ pub enum StartError {
 pub struct Debt {
     /// The connection.
     pub name: String,
+    /// Who answers for it.
+    pub principal: String,
     /// What it owes now.
     pub debt: u64,
     /// What it may owe before it is not read.
     pub limit: u64,
     /// Whether it is being held back.
     pub is_waiting: bool,
+    /// Whether the connection has ended, and its principal owes this.
+    pub is_orphaned: bool,
 }
 
 /// What waits for a connection that does not read: a row of the ledger.
@@ -120,6 +138,8 @@ pub struct Holding {
     pub bytes: u64,
     /// What is owed for them.
     pub cost: u64,
+    /// Whether they are a body that others may hold as well: it is owed for once, until the last lets go.
+    pub is_shared: bool,
 }
 
 /// A running broker. Ends when it is shut down or dropped.
@@ -141,13 +161,14 @@ impl Server {
             }
         }
         let _ = staunch_system::limits::raise_open_files();
-        let limits =
-            PrincipalLimits { connections_max: config.connections_max, ..PrincipalLimits::default() };
-        let broker = Broker::new(limits);
+        let orphaned = Limits::new(config.orphaned_max).with_resume_below(config.orphaned_max / 2);
+        let limits = PrincipalLimits { connections_max: config.connections_max, orphaned };
+        let broker = Broker::new(limits).map_err(StartError::Scheduler)?;
         let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);
-        let dataspace = Cap::new(Entity::Dataspace(Arc::new(Dataspace::new(broker.handles.clone()))));
+        broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
+        let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
         let gatekeeper = Gatekeeper::default();
         let mut oid = Vec::new();
         encode::string(&mut oid, "syndicate");
@@ -161,7 +182,8 @@ impl Server {
     }
 
     fn listen(&mut self, address: &Address, initial: &Cap, config: &Config) -> io::Result<()> {
-        let buffers = Buffers::default();
+        let buffers =
+            Buffers { send_bytes: Some(config.send_buffer), receive_bytes: Some(config.receive_buffer) };
         let listener = match address {
             Address::Tcp(address) => Listener::tcp(*address, buffers)?,
             Address::Unix(path) => Listener::unix(path, None, buffers)?,
@@ -170,7 +192,8 @@ impl Server {
             debt_max: config.debt_max,
             assertions_max: 10_000_000,
             skeletons_max: 20_000,
-            packet: Limits::default(),
+            outbox_max: config.outbox_max,
+            packet: wire::Limits::default(),
         };
         let acceptor = Arc::new(Acceptor {
             state: TaskState::new(),
@@ -178,6 +201,7 @@ impl Server {
             listener,
             initial: initial.clone(),
             session,
+            buffers,
         });
         let scheduler = self.broker.scheduler();
         let registration = scheduler.register_for(&acceptor.listener, acceptor.clone(), Interest::Read)?;
@@ -202,16 +226,15 @@ impl Server {
         }
     }
 
-    /// Who owes what.
+    /// Who owes what: live connections, and ended ones that still owe something.
     pub fn debts(&self) -> Vec<Debt> {
-        let rows = self.broker.sessions.iter().map(|s| {
-            let account = s.account();
-            Debt {
-                name: account.name().to_owned(),
-                debt: account.debt(),
-                limit: account.limit(),
-                is_waiting: account.is_waiting(),
-            }
+        let rows = self.broker.ledger.snapshot().into_iter().map(|row| Debt {
+            name: row.name.to_string(),
+            principal: row.principal.to_string(),
+            debt: row.debt,
+            limit: row.limit,
+            is_waiting: row.is_waiting,
+            is_orphaned: row.is_orphaned,
         });
         rows.collect()
     }
@@ -219,17 +242,38 @@ impl Server {
     /// Who sits on whose debts.
     pub fn holdings(&self) -> Vec<Holding> {
         let mut rows = Vec::new();
-        for session in self.broker.sessions.iter() {
+        for session in &self.broker.sessions {
+            let mut add = |account: &Account, bytes, cost, is_shared| {
+                let (holder, debtor) = (session.account().name().to_owned(), account.name().to_owned());
+                rows.push(Holding { holder, debtor, bytes, cost, is_shared });
+            };
             for (account, bytes, cost) in session.outbox().owed() {
-                rows.push(Holding {
-                    holder: session.account().name().to_owned(),
-                    debtor: account.name().to_owned(),
-                    bytes,
-                    cost,
-                });
+                add(&account, bytes, cost, false);
+            }
+            for body in session.outbox().shared_bodies() {
+                add(body.loan().account(), body.bytes().len() as u64, body.loan().cost(), true);
             }
         }
         rows
+    }
+
+    /// Checks that all debts together are what is owed for all that waits.
+    ///
+    /// Only meaningful while nothing moves: no connection is being read or written to.
+    ///
+    /// # Errors
+    /// What does not add up. Each is a bug.
+    pub fn audit(&self) -> Result<(), AuditError> {
+        self.broker.audit()
+    }
+
+    /// How many observers, distinct assertions and skeletons there are in all dataspaces.
+    pub fn index_counts(&self) -> (usize, usize, usize) {
+        let dataspaces: Vec<_> = self.broker.dataspaces.lock().iter().filter_map(Weak::upgrade).collect();
+        dataspaces.iter().fold((0, 0, 0), |(observers, assertions, skeletons), dataspace| {
+            let index = &dataspace.index;
+            (observers + index.observers(), assertions + index.assertions(), skeletons + index.skeletons())
+        })
     }
 
     /// How many connections are open.
@@ -265,8 +309,7 @@ impl Server {
         }
         let sessions: Vec<Arc<Session>> = self.broker.sessions.iter().map(|s| s.clone()).collect();
         for session in &sessions {
-            let _ = session.stream().shutdown(Shutdown::Both);
-            session.hang_up();
+            session.break_off();
         }
         // Peers see the end in any case; what they asserted here ends with the process.
         let patience = std::time::Instant::now();
@@ -290,6 +333,7 @@ struct Acceptor {
     listener: Listener,
     initial: Cap,
     session: SessionConfig,
+    buffers: Buffers,
 }
 
 impl Task<Local> for Acceptor {
@@ -312,11 +356,15 @@ impl Task<Local> for Acceptor {
                 Peer::Tcp(address) => (format!("tcp:{}", address.ip()), format!("tcp:{address}")),
                 Peer::Unix(who) => (format!("uid:{}", who.uid), format!("unix:{}:{}", who.uid, who.pid)),
             };
+            if matches!(peer, Peer::Unix(_)) {
+                // Unlike a TCP socket, it has not inherited them from the listener.
+                let _ = stream.set_buffers(self.buffers);
+            }
             match Session::open(&broker, stream, &principal, &name, self.initial.clone(), self.session) {
                 Ok(session) => {
                     if let Err(error) = session.start() {
                         tracing::warn!(%error, connection = name, "cannot watch a connection");
-                        session.hang_up();
+                        session.break_off();
                     }
                 }
                 Err(error) => tracing::warn!(principal, "refused a connection: {error}"),

@@ -4,19 +4,24 @@
 //! into a buffer of the worker's, turn by turn, and reach the peer's outbox in one append: so turns stay whole,
 //! and neither a lock nor an atomic is taken per delivery.
 
+mod commit;
+mod replay;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
 use staunch_flowctl::{Account, Loan, Repayments};
-use staunch_index::{Captures, Replay, Scratch, Sink, Stored};
+use staunch_index::{Captures, Scratch};
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Limits, Scanner, encode, tag};
 
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
-use crate::dataspace::{Delivery, LocalEvent, Router, Target};
-use crate::outbox::{Flushed, PendingReplay, Pool, Segment, WriteCounts};
-use crate::relay::{Remote, Session};
+use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Target};
+use crate::outbox::{Flushed, Level, Pool, Segment, SharedBody, WriteCounts};
+use crate::relay::{Failure, Remote, Session};
+use crate::schedule::Ready;
+
+pub(crate) use commit::Commit;
 
 /// What an event costs beside its bytes: what it takes to handle it, in the same unit.
 pub(crate) const EVENT_COST: u64 = 32;
@@ -51,8 +56,14 @@ pub(crate) struct Stage {
     hops: u32,
     /// Appended to and not flushed yet.
     dirty: Vec<Arc<Session>>,
+    /// Appended to, and above their ceilings: whoever is being run is to wait for them.
+    full: Vec<Arc<Session>>,
     local: Vec<(Cap, Delivery)>,
-    shared: Option<((usize, usize, u64), Bytes)>,
+    /// Sessions whose observations go round in circles.
+    loops: Vec<u64>,
+    shared: Option<(BodyKey, Arc<SharedBody>)>,
+    /// Whose replay is being pulled.
+    pulling: Option<Arc<Session>>,
     scanner: Scanner,
     pub(crate) pool: Pool,
     pub(crate) repayments: Repayments,
@@ -72,8 +83,11 @@ impl Default for Stage {
             account: None,
             hops: 0,
             dirty: Vec::new(),
+            full: Vec::new(),
             local: Vec::new(),
+            loops: Vec::new(),
             shared: None,
+            pulling: None,
             scanner: Scanner::new(Limits { packet_bytes_max: u32::MAX, ..Limits::default() }),
             pool: Pool::default(),
             repayments: Repayments::default(),
@@ -83,6 +97,9 @@ impl Default for Stage {
         }
     }
 }
+
+/// Where a body is, its length, and its turn.
+type BodyKey = (usize, usize, u64);
 
 /// What an event for a peer carries.
 enum Body<'c, 'v> {
@@ -110,7 +127,7 @@ impl Body<'_, '_> {
     }
 
     /// What tells it from other bodies of the same turn.
-    fn key(&self, turn: u64) -> (usize, usize, u64) {
+    fn key(&self, turn: u64) -> BodyKey {
         match self {
             Body::Captures(captures) => {
                 (captures.first().map_or(0, |c| c.as_ptr() as usize), self.bytes(), turn)
@@ -206,10 +223,10 @@ impl Stage {
     pub(crate) fn message(&mut self, to: &Target, captures: &Captures<'_>) {
         match to {
             Target::Remote(remote) => self.remote_message(remote, captures),
-            Target::Other(cap, id) => {
+            Target::Other(cap, by) => {
                 let mut value = Vec::new();
                 Body::Captures(captures).write(&mut value);
-                self.other(cap, *id, LocalEvent::Message(value, Caps::new()));
+                self.other(cap, *by, LocalEvent::Message(value, Caps::new()));
             }
         }
     }
@@ -218,7 +235,7 @@ impl Stage {
     fn event(&mut self, to: &Remote, kind: u8, body: Option<Body<'_, '_>>, handle: Option<u64>) {
         let turn = self.turn;
         let shared = match &body {
-            Some(body) if body.bytes() >= SHARED_BYTES_MIN => Some(self.share(body)),
+            Some(body) if body.bytes() >= SHARED_BYTES_MIN => self.share(body),
             _ => None,
         };
         let slot = self.slot(to);
@@ -231,8 +248,9 @@ impl Stage {
         }
         slot.buffer.extend_from_slice(to.head());
         slot.buffer.push(kind);
-        let bytes = to.head().len() + body.as_ref().map_or(0, Body::bytes) + 16;
-        let cost = EVENT_COST + bytes as u64;
+        // A shared body has been charged for, once for all who get it.
+        let own = if shared.is_some() { 0 } else { body.as_ref().map_or(0, Body::bytes) };
+        let cost = EVENT_COST + (to.head().len() + own + 16) as u64;
         match (shared, body) {
             (Some(shared), _) => {
                 slot.segments.push(Segment::Inline(std::mem::take(&mut slot.buffer)));
@@ -250,19 +268,20 @@ impl Stage {
         self.deliveries += 1;
     }
 
-    /// The body as a segment that outboxes can share: made once for all that get it.
-    fn share(&mut self, body: &Body<'_, '_>) -> Bytes {
+    /// The body as a segment that outboxes can share: made, and charged for, once for all that get it.
+    fn share(&mut self, body: &Body<'_, '_>) -> Option<Arc<SharedBody>> {
         let key = body.key(self.turn);
-        if let Some((known, bytes)) = &self.shared
+        if let Some((known, shared)) = &self.shared
             && *known == key
         {
-            return bytes.clone();
+            return Some(shared.clone());
         }
+        let loan = Loan::charge(self.account.as_ref()?, body.bytes() as u64);
         let mut out = Vec::with_capacity(body.bytes());
         body.write(&mut out);
-        let bytes = Bytes::from(out);
-        self.shared = Some((key, bytes.clone()));
-        bytes
+        let shared = Arc::new(SharedBody::new(out, loan));
+        self.shared = Some((key, shared.clone()));
+        Some(shared)
     }
 
     /// Stages `#t` as a message, which answers a Sync.
@@ -309,7 +328,7 @@ impl Stage {
     }
 
     /// An event for an observer that is not simply a peer's entity.
-    fn other(&mut self, to: &Cap, observer: u64, event: LocalEvent) {
+    fn other(&mut self, to: &Cap, by: Observing, event: LocalEvent) {
         let event = match event {
             LocalEvent::Assert(value, caps, handle) => match filter(to, value, caps, &mut self.scanner) {
                 Some((value, caps)) => LocalEvent::Assert(value, caps, handle),
@@ -319,7 +338,7 @@ impl Stage {
                 Some((body, caps)) => LocalEvent::Message(body, caps),
                 None => return,
             },
-            retract => retract,
+            as_it_is => as_it_is,
         };
         match (to.entity(), event) {
             (Entity::Remote(remote), LocalEvent::Assert(value, caps, handle)) => {
@@ -331,23 +350,23 @@ impl Stage {
             (Entity::Remote(remote), LocalEvent::Retract(handle)) => {
                 self.direct_retract(remote, handle, true)
             }
-            (Entity::Dataspace(_), event) => self.local_event(to, observer, event),
+            (Entity::Dataspace(_), event) => self.local_event(to, by, event),
             _ => {}
         }
     }
 
-    fn local_event(&mut self, to: &Cap, observer: u64, event: LocalEvent) {
+    fn local_event(&mut self, to: &Cap, by: Observing, event: LocalEvent) {
         let Some(account) = self.account.clone() else { return };
         if self.hops >= HOPS_MAX && !matches!(event, LocalEvent::Retract(_)) {
-            account_over_hops(&account);
+            self.loops.push(by.session);
             return;
         }
         let bytes = match &event {
             LocalEvent::Assert(value, ..) | LocalEvent::Message(value, _) => value.len(),
-            LocalEvent::Retract(_) => 0,
+            LocalEvent::Retract(_) | LocalEvent::Replay(_) => 0,
         };
         let loan = Loan::charge(&account, bytes as u64 + EVENT_COST);
-        self.local.push((to.clone(), Delivery { event, observer, loan, hops: self.hops + 1 }));
+        self.local.push((to.clone(), Delivery { event, by, loan, hops: self.hops + 1 }));
     }
 
     /// Appends all that is staged to the outboxes, and charges for it. Takes their locks, one after the other;
@@ -360,8 +379,11 @@ impl Stage {
             if let Entity::Dataspace(dataspace) = cap.entity()
                 && dataspace.inbox.push(delivery)
             {
-                broker.wake_inbox(dataspace);
+                broker.scheduler().notify(&dataspace.inbox, Inbox::PUSHED);
             }
+        }
+        for session in self.loops.drain(..) {
+            broker.end_session(session, Failure::Loop(HOPS_MAX));
         }
     }
 
@@ -375,10 +397,15 @@ impl Stage {
                 slot.buffer.push(tag::END);
             }
             let outbox = slot.session.outbox();
-            if outbox.append(&mut slot.segments, &mut slot.buffer, &account, slot.cost, &mut self.pool) {
+            let appended =
+                outbox.append(&mut slot.segments, &mut slot.buffer, &account, slot.cost, &mut self.pool);
+            self.pool.put(slot.buffer);
+            if appended.level != Level::BelowCeiling {
+                note_level(&slot.session, appended.level, &mut self.full);
+            }
+            if appended.can_flush {
                 self.dirty.push(slot.session);
             }
-            self.pool.put(slot.buffer);
         }
         self.shared = None;
     }
@@ -401,50 +428,52 @@ impl Stage {
         self.dirty.len()
     }
 
+    /// Whether something was appended to an outbox above its ceiling.
+    pub(crate) fn has_full(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// The sessions whose outboxes were above their ceilings when something was appended since the last call.
+    pub(crate) fn take_full(&mut self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut self.full)
+    }
+
     /// Writes out one outbox.
     pub(crate) fn flush_one(&mut self, session: &Arc<Session>, scratch: &mut Scratch) {
         loop {
             let outbox = session.outbox();
             match outbox.flush(session.stream(), &mut self.pool, &mut self.repayments, &mut self.counts) {
                 Flushed::Done => return,
-                Flushed::Failed => return session.hang_up(),
+                Flushed::Blocked => return session.await_room(),
+                Flushed::More => return session.tell(Session::FLUSH),
+                Flushed::Said => return session.tell(Ready::WAKE),
+                Flushed::Failed => return session.break_off(),
                 Flushed::Replay(pending) => self.pull(session, pending, scratch),
             }
         }
     }
+}
 
-    /// Produces the next piece of a replay: one turn.
-    fn pull(&mut self, session: &Arc<Session>, pending: Box<PendingReplay>, scratch: &mut Scratch) {
-        const PIECE_BYTES: usize = 32 << 10;
-        const PIECE_SLOTS: u32 = 1024;
-        let mut out = self.pool.take();
-        out.push(tag::SEQUENCE);
-        let mut events = 0;
-        let Stage { scanner, .. } = self;
-        let to = &pending.to;
-        let has_more = pending.replay.pull(PIECE_SLOTS, scratch, &mut |handle, from, captures| {
-            events += 1;
-            out.extend_from_slice(to.head());
-            out.push(b'A');
-            match from.extra() {
-                None => Body::Captures(captures).write(&mut out),
-                Some(caps) => {
-                    let mut value = Vec::new();
-                    Body::Captures(captures).write(&mut value);
-                    session.membrane().write_assertion(&value, caps, handle, scanner, &mut out);
-                }
-            }
-            encode::uint(&mut out, handle);
-            out.extend_from_slice(&packet::frame::CLOSE);
-            out.len() < PIECE_BYTES
-        });
-        out.push(tag::END);
-        if events == 0 {
-            out.clear();
+/// What an append to an outbox above its ceiling leads to.
+#[cold]
+fn note_level(session: &Arc<Session>, level: Level, full: &mut Vec<Arc<Session>>) {
+    if level == Level::AboveCap {
+        session.end_soon(Failure::Unread);
+    }
+    if !full.iter().any(|s| Arc::ptr_eq(s, session)) {
+        full.push(session.clone());
+    }
+}
+
+impl Drop for Stage {
+    /// A worker's local state is dropped when it has panicked. What others are to get by then is in their
+    /// outboxes: they see to it themselves.
+    fn drop(&mut self) {
+        self.dirty.drain(..).for_each(|session| session.tell(Session::FLUSH));
+        if let Some(session) = self.pulling.take() {
+            // The place of its replay stays taken for good.
+            session.break_off();
         }
-        let cost = if events == 0 { 0 } else { out.len() as u64 + events * EVENT_COST };
-        pending.account.charge(cost);
-        session.outbox().replayed(pending, out, cost, has_more);
     }
 }
 
@@ -453,97 +482,5 @@ fn filter(to: &Cap, value: Vec<u8>, caps: Caps, scanner: &mut Scanner) -> Option
     match to.caveats() {
         None => Some((value, caps)),
         Some(caveats) => crate::attenuate::apply(caveats, value, caps, scanner),
-    }
-}
-
-fn account_over_hops(account: &Account) {
-    tracing::warn!(account = account.name(), hops = HOPS_MAX, "dropped an event that went round too often");
-}
-
-/// The sink of one commit: stages, and publishes under the commit's locks.
-pub(crate) struct Commit<'s> {
-    pub(crate) stage: &'s mut Stage,
-    pub(crate) broker: &'s Arc<Broker>,
-    /// The capabilities in the turn's messages.
-    pub(crate) caps: &'s Caps,
-}
-
-impl Commit<'_> {
-    fn captured(captures: &Captures<'_>) -> Vec<u8> {
-        let mut value = Vec::new();
-        Body::Captures(captures).write(&mut value);
-        value
-    }
-}
-
-impl Sink<Router> for Commit<'_> {
-    fn message(&mut self, to: &Target, captures: &Captures<'_>) {
-        match to {
-            Target::Remote(remote) if self.caps.is_empty() => self.stage.remote_message(remote, captures),
-            Target::Remote(remote) => self.stage.direct_message(remote, &Self::captured(captures), self.caps),
-            Target::Other(cap, id) => {
-                let event = LocalEvent::Message(Self::captured(captures), self.caps.clone());
-                self.stage.other(cap, *id, event);
-            }
-        }
-    }
-
-    fn assert(&mut self, to: &Target, handle: u64, captures: &Captures<'_>, from: &Stored<Router>) {
-        match (to, from.extra()) {
-            (Target::Remote(remote), None) => {
-                self.stage.event(remote, b'A', Some(Body::Captures(captures)), Some(handle));
-            }
-            (Target::Remote(remote), Some(caps)) => {
-                self.stage.direct_assert(remote, &Self::captured(captures), caps, handle);
-            }
-            (Target::Other(cap, id), caps) => {
-                let caps = caps.cloned().unwrap_or_default();
-                self.stage.other(cap, *id, LocalEvent::Assert(Self::captured(captures), caps, handle));
-            }
-        }
-    }
-
-    fn retract(&mut self, to: &Target, handle: u64, captures: &Captures<'_>, from: &Stored<Router>) {
-        match to {
-            Target::Remote(remote) => self.stage.direct_retract(remote, handle, from.extra().is_some()),
-            Target::Other(cap, id) => {
-                // What the caveats dropped was never asserted there, so it is not retracted either.
-                let caps = from.extra().cloned().unwrap_or_default();
-                if filter(cap, Self::captured(captures), caps, &mut self.stage.scanner).is_some() {
-                    self.stage.other(cap, *id, LocalEvent::Retract(handle));
-                }
-            }
-        }
-    }
-
-    fn replay(&mut self, to: &Target, replay: Replay<Router>) {
-        match to {
-            Target::Remote(remote) => {
-                let Some(account) = self.stage.account.clone() else { return };
-                let slot = self.stage.slot(remote);
-                if slot.turn != 0 {
-                    slot.buffer.push(tag::END);
-                    slot.turn = 0;
-                }
-                if !slot.buffer.is_empty() {
-                    slot.segments.push(Segment::Inline(std::mem::take(&mut slot.buffer)));
-                }
-                let pending = PendingReplay { replay, to: remote.clone(), account };
-                slot.segments.push(Segment::Replay(Box::new(pending)));
-            }
-            // Entities in this process take it all at once, in their own queue.
-            Target::Other(cap, id) => {
-                let mut scratch = Scratch::default();
-                while replay.pull(1024, &mut scratch, &mut |handle, from, captures| {
-                    let caps = from.extra().cloned().unwrap_or_default();
-                    self.stage.other(cap, *id, LocalEvent::Assert(Self::captured(captures), caps, handle));
-                    true
-                }) {}
-            }
-        }
-    }
-
-    fn publish(&mut self) {
-        self.stage.publish_staged(self.broker);
     }
 }

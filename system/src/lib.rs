@@ -4,7 +4,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`poll`] | one epoll set that many threads may wait on, and the eventfd that wakes them |
+//! | [`poll`] | one epoll set that many threads may wait on, the eventfd that wakes them, and a timer |
 //! | [`net`] | non-blocking TCP and Unix listeners and streams, and who is at the other end |
 //! | [`limits`] | the process's resource limits |
 //! | [`process`] | what the process itself uses: memory, processor time, threads, descriptors |

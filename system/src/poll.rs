@@ -1,4 +1,4 @@
-//! Readiness: one epoll set that many threads may wait on, and an eventfd to wake them.
+//! Readiness: one epoll set that many threads may wait on, an eventfd to wake them, and a timer.
 //!
 //! The set is used edge-triggered: a descriptor is added once and never re-armed, so the cost of readiness is one
 //! `epoll_wait` per batch of events and nothing per event. Several threads may wait on one [`Poller`]; the kernel
@@ -15,6 +15,9 @@ use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 /// An epoll set (`epoll(7)`).
 ///
@@ -211,6 +214,44 @@ impl AsFd for Waker {
     }
 }
 
+/// A timer (`timerfd_create(2)`) on the monotonic clock: a descriptor that becomes readable when its time has come.
+///
+/// It is never read: setting it anew makes it unreadable, and each expiry is an edge to a [`Poller`].
+#[derive(Debug)]
+pub struct Timer {
+    timerfd: OwnedFd,
+}
+
+impl Timer {
+    /// A new one, not set.
+    ///
+    /// # Errors
+    /// When the process or the system is out of descriptors or memory.
+    pub fn new() -> io::Result<Timer> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Timer { timerfd: timerfd_create(TimerfdClockId::Monotonic, flags)? })
+    }
+
+    /// Sets it to expire once, `after` this long (at once, if that is nothing), whatever it was set to before.
+    pub fn set(&self, after: Duration) {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let value = Timespec {
+            tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            // Zero would switch it off.
+            tv_nsec: i64::from(after.subsec_nanos()).max(1),
+        };
+        let times = Itimerspec { it_interval: zero, it_value: value };
+        // The ways to fail are a bad descriptor and a time out of range: neither can be.
+        let _ = timerfd_settime(&self.timerfd, TimerfdTimerFlags::empty(), &times);
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.timerfd.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +307,22 @@ mod tests {
         level.wake();
         assert_eq!(now(&poller).len(), 1);
         assert_eq!(now(&poller).len(), 1);
+    }
+
+    #[test]
+    fn a_timer_makes_an_edge_each_time() {
+        let poller = Poller::new().unwrap();
+        let timer = Timer::new().unwrap();
+        poller.add(&timer, 3, Interest::Read).unwrap();
+        assert!(now(&poller).is_empty());
+        for _ in 0..3 {
+            timer.set(Duration::from_millis(1));
+            let mut events = Events::with_capacity(8);
+            poller.wait(&mut events, None).unwrap();
+            assert_eq!(events.iter().map(|e| e.token).collect::<Vec<_>>(), [3]);
+        }
+        timer.set(Duration::from_secs(3600));
+        assert!(now(&poller).is_empty());
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(crate) struct FullHeld {
 
 /// What came of an assertion.
 pub(crate) enum What {
-    /// Decoded, and not applied yet.
-    Pending,
+    /// Decoded as the event with this number of its turn, and not applied yet.
+    Pending(usize),
     /// The target's caveats dropped it, or the target takes no assertions.
     Nothing,
     /// In a dataspace.

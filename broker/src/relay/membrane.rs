@@ -4,7 +4,7 @@
 //! live assertion at the entity. An entry whose count falls to zero is forgotten; ours never get the same oid
 //! again, and a peer's that comes back is another entity.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -14,7 +14,7 @@ use staunch_protocols::packet::{self, WireRef};
 use staunch_protocols::wire::{Int, Progress, Scanner, View, tag};
 
 use super::{Remote, Session};
-use crate::cap::{Attenuations, Cap, Caps, Entity, stored_id};
+use crate::cap::{self, Cap, Caps, Entity, stored_id};
 
 /// A counted reference to an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,6 @@ impl Membrane {
         &mut self,
         reference: View<'_>,
         session: &Arc<Session>,
-        attenuations: &Attenuations,
     ) -> Result<(Cap, Option<Ref>, bool), ImportError> {
         match WireRef::read(reference).map_err(ImportError::Reference)? {
             WireRef::Mine(oid) => {
@@ -109,7 +108,7 @@ impl Membrane {
                     return Ok((cap, held, false));
                 }
                 let caveats = Caveats::compile(caveats).map_err(ImportError::Caveat)?;
-                Ok((attenuations.attenuate(&cap, caveats), held, false))
+                Ok((cap.attenuate(&caveats), held, false))
             }
         }
     }
@@ -158,10 +157,23 @@ impl Membrane {
             return *oid;
         }
         let oid = self.next_oid;
+        if self.is_closed {
+            return oid;
+        }
         self.next_oid += 1;
         self.exported_ids.insert(cap.id(), oid);
         self.exported.insert(oid, Entry { cap: cap.clone(), count: 1 });
         oid
+    }
+
+    /// What is owed for Syncs that the peer has not answered.
+    pub(crate) fn owed_for_syncs(&self) -> u64 {
+        let caps = self.exported.values().map(|entry| &entry.cap);
+        let replies = caps.filter_map(|cap| match cap.entity() {
+            Entity::SyncReply(reply) => reply.pending.lock().as_ref().map(|(_, loan)| loan.cost()),
+            _ => None,
+        });
+        replies.sum()
     }
 
     /// The oid under which the peer gave us this capability, if it did.
@@ -219,9 +231,28 @@ impl Membrane {
         })
     }
 
-    /// Forgets everything, for good.
-    pub(crate) fn close(&mut self) {
-        *self = Membrane { is_closed: true, removals: self.removals + 1, ..Membrane::default() };
+    /// Forgets everything, for good. What was there is to be dropped piece by piece.
+    pub(crate) fn close(&mut self) -> Remains {
+        let closed = Membrane { is_closed: true, removals: self.removals + 1, ..Membrane::default() };
+        let Membrane { exported, imported, sent, .. } = std::mem::replace(self, closed);
+        Remains { exported: exported.into_iter(), imported: imported.into_iter(), sent: sent.into_iter() }
+    }
+}
+
+/// What a membrane held when it was closed.
+pub(crate) struct Remains {
+    exported: hash_map::IntoIter<u64, Entry>,
+    imported: hash_map::IntoIter<Int, Entry>,
+    sent: hash_map::IntoIter<u64, Refs>,
+}
+
+impl Remains {
+    /// Drops up to `count_max` entries of each kind. Returns whether there may be more.
+    pub(crate) fn drop_some(&mut self, count_max: usize) -> bool {
+        let exported = self.exported.by_ref().take(count_max).count();
+        let imported = self.imported.by_ref().take(count_max).count();
+        let sent = self.sent.by_ref().take(count_max).count();
+        exported.max(imported).max(sent) == count_max
     }
 }
 
@@ -243,7 +274,7 @@ fn translate(
             continue;
         }
         let Some(id) = stored_id(at.span()) else { return false };
-        let Some(cap) = caps.iter().find(|c| c.id() == id) else { return false };
+        let Some(cap) = cap::find(caps, id) else { return false };
         out.extend_from_slice(&value[copied..at.start()]);
         if !write(cap, out) {
             return false;

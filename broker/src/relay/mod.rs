@@ -1,8 +1,8 @@
 //! Relays: one session for each connection, with the membranes between its names and our capabilities.
 //!
 //! # Layout
-//! - `session`: reading, flow control, the session's end; `session::packets`: what was read, with the fast way of
-//!   message turns.
+//! - `session`: reading and flow control; `session::packets`: what was read, with the fast way of message turns;
+//!   `session::end`: how a session ends.
 //! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before.
 //! - `membrane`: which capabilities each side knows, and for how long.
 //! - `handles`: what the peer has asserted.
@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use staunch_flowctl::Loan;
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Int, tag};
 
-pub(crate) use session::{Session, SessionConfig};
+pub(crate) use session::{Failure, Session, SessionConfig};
 
 use crate::cap::Cap;
 
@@ -84,5 +85,5 @@ pub(crate) struct SyncReply {
     peer: Cap,
     /// Who asked, and what is held there until the answer comes.
     requester: Arc<Session>,
-    refs: Mutex<membrane::Refs>,
+    pending: Mutex<Option<(membrane::Refs, Loan)>>,
 }

@@ -1,5 +1,6 @@
-//! One connection: reading, flow control, and the end.
+//! One connection: reading and flow control.
 
+mod end;
 mod packets;
 mod plain;
 
@@ -10,15 +11,18 @@ use std::task::Poll;
 use parking_lot::{Mutex, MutexGuard};
 use staunch_flowctl::{Account, ConnectionsExhausted, OpenConnection};
 use staunch_protocols::caveat::CaveatError;
-use staunch_protocols::packet::{self, PacketError};
+use staunch_protocols::packet::PacketError;
 use staunch_protocols::wire::{CanonError, Int, Limits, ScanError, Scanner};
-use staunch_system::net::{Shutdown, Stream};
+use staunch_system::net::Stream;
+use staunch_system::poll::Interest;
+
+use end::Ending;
 
 use super::handles::Handles;
 use super::membrane::Membrane;
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
-use crate::outbox::{Outbox, Segment};
+use crate::outbox::Outbox;
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
 use crate::{Broker, Local};
@@ -32,6 +36,8 @@ pub(crate) struct SessionConfig {
     pub(crate) assertions_max: u64,
     /// Skeletons that exist because of its principal.
     pub(crate) skeletons_max: u64,
+    /// Bytes that may wait for it before those who cause more are held back.
+    pub(crate) outbox_max: usize,
     /// Bounds on one packet.
     pub(crate) packet: Limits,
 }
@@ -62,6 +68,14 @@ pub(crate) enum Failure {
     TooManySkeletons(u64),
     #[error("{0}")]
     Peer(String),
+    #[error("What one turn's values became behind caveats takes more than {0} bytes")]
+    TurnTooLarge(usize),
+    #[error("An observation that goes round in circles: what it was told came back to it {0} times")]
+    Loop(u32),
+    #[error("Too much waits for this connection to read it")]
+    Unread,
+    #[error("A bug in the broker; please report it")]
+    Bug,
     #[error("text syntax is not spoken here: the first byte of a packet must be 0x80 or above")]
     Text,
 }
@@ -81,10 +95,15 @@ pub(super) struct Inbound {
     is_hanging_up: bool,
     /// Reading has ended; what was asserted is being retracted.
     is_ending: bool,
-    /// The dataspace that a message was last sent to.
+    /// The dataspace that an event was last sent to.
     target: Option<packets::MessageTarget>,
-    /// It has been found to owe too much, and to be let on.
+    /// Something has been read.
+    has_begun: bool,
+    /// It has been found to owe too much, and not to be let on since.
     is_parked: bool,
+    /// Sessions whose outboxes it has brought above their ceilings.
+    full: Vec<Arc<Session>>,
+    ending: Ending,
 }
 
 /// See the module's head.
@@ -106,6 +125,11 @@ pub(crate) struct Session {
     /// As in [`Membrane::removals`], to be read without its lock.
     removals: AtomicU64,
     outbox: Outbox,
+    /// Whether the kernel has been asked to tell when the stream can be written to. (Over TCP it tells only after it
+    /// has refused something, so there that is asked for once and for all.)
+    asks_for_room: Mutex<bool>,
+    /// Why others want it to end.
+    verdict: Mutex<Option<Failure>>,
     /// Set once, when the session has begun to end: nothing is delivered any more.
     is_closed: AtomicBool,
 }
@@ -147,11 +171,16 @@ impl Session {
                 is_hanging_up: false,
                 is_ending: false,
                 target: None,
+                has_begun: false,
                 is_parked: false,
+                full: Vec::new(),
+                ending: Ending::default(),
             }),
             membrane: Mutex::new(membrane),
             removals: AtomicU64::new(0),
-            outbox: Outbox::default(),
+            asks_for_room: Mutex::new(false),
+            verdict: Mutex::default(),
+            outbox: Outbox::new(config.outbox_max),
             is_closed: AtomicBool::new(false),
         });
         broker.sessions.insert(session.id, session.clone());
@@ -160,9 +189,41 @@ impl Session {
 
     /// Starts to read.
     pub(crate) fn start(self: &Arc<Self>) -> std::io::Result<()> {
-        let registration = self.broker.scheduler().register(&self.stream, self.clone())?;
+        let interest = if self.stream.is_tcp() { Interest::ReadWrite } else { Interest::Read };
+        let registration = self.broker.scheduler().register_for(&self.stream, self.clone(), interest)?;
         let _ = self.registration.set(registration);
+        // It may have been run, and blocked, before the registration was there to be changed.
+        if self.outbox.is_blocked() {
+            self.await_room();
+        }
         Ok(())
+    }
+
+    /// The kernel takes no more: has it tell when it does again. To be called after the outbox has noted that.
+    pub(crate) fn await_room(&self) {
+        if self.stream.is_tcp() {
+            return;
+        }
+        let mut asks = self.asks_for_room.lock();
+        if !*asks && let Some(registration) = self.registration.get() {
+            // If there is room by now it is told at once.
+            *asks = registration.set_interest(&self.stream, Interest::ReadWrite).is_ok();
+        }
+    }
+
+    /// Has the kernel no longer tell whenever the peer has read something, once nothing waits for that.
+    fn forgo_room(&self) {
+        if self.stream.is_tcp() {
+            return;
+        }
+        let mut asks = self.asks_for_room.lock();
+        // Under this lock: who finds it blocked later asks again later.
+        if *asks
+            && !self.outbox.is_blocked()
+            && let Some(registration) = self.registration.get()
+        {
+            *asks = registration.set_interest(&self.stream, Interest::Read).is_err();
+        }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -215,9 +276,16 @@ impl Session {
         self.is_closed.load(Ordering::Relaxed)
     }
 
-    /// The connection is broken: has the session end itself. From any thread.
-    pub(crate) fn hang_up(self: &Arc<Self>) {
-        self.broker.scheduler().notify(self, Ready::HANGUP);
+    /// There is something in the outbox that nobody is about to flush.
+    pub(crate) const FLUSH: Ready = Ready::USER1;
+    /// Somebody wants it to end: see `verdict`.
+    const VERDICT: Ready = Ready::USER2;
+    /// It has lingered for long enough.
+    pub(crate) const OVERDUE: Ready = Ready::USER3;
+
+    /// Has it run, and told so. From any thread.
+    pub(crate) fn tell(self: &Arc<Self>, ready: Ready) {
+        self.broker.scheduler().notify(self, ready);
     }
 }
 
@@ -229,56 +297,68 @@ impl Task<Local> for Session {
     fn run(self: Arc<Self>, ready: Ready, worker: &mut Worker<Local>) -> Outcome {
         let mut inbound = self.inbound.lock();
         let local = &mut worker.local;
-        if ready.contains(Ready::WRITABLE) && self.outbox.writable() {
+        let is_writable = ready.contains(Ready::WRITABLE);
+        if is_writable && self.outbox.writable() || ready.contains(Session::FLUSH) {
             local.stage.flush_one(&self, &mut local.scratch);
             local.stage.repayments.repay_all();
+        } else if is_writable {
+            self.forgo_room();
         }
         inbound.is_readable |= ready.intersects(Ready::READABLE.union(Ready::HANGUP));
         inbound.is_hanging_up |= ready.contains(Ready::HANGUP);
+        inbound.ending.is_overdue |= ready.contains(Session::OVERDUE);
         local.stage.begin(&self.account, 0);
+        let verdict = if ready.contains(Session::VERDICT) { self.verdict.lock().take() } else { None };
+        if let Some(failure) = verdict
+            && !inbound.is_ending
+        {
+            self.fail(&failure, &mut inbound, local);
+        }
         let outcome = self.advance(&mut inbound, local, &mut worker.buffer);
         local.stage.publish_staged(&self.broker);
         self.flush(local, &worker.queue);
+        inbound.full.append(&mut local.stage.take_full());
         local.publish_counts(&self.broker);
         outcome
     }
 
     fn panicked(self: Arc<Self>) {
         tracing::error!(connection = self.account.name(), "a bug ended this connection; please report it");
-        self.inbound.lock().is_ending = true;
-        self.hang_up();
+        self.end_soon(Failure::Bug);
     }
 }
 
 impl Session {
     fn advance(self: &Arc<Self>, inbound: &mut Inbound, local: &mut Local, buffer: &mut [u8]) -> Outcome {
         if inbound.is_ending {
-            return self.end_some(inbound, local);
+            return self.end_some(inbound, local, buffer);
         }
         match self.read(inbound, local, buffer) {
             Ok(outcome) => outcome,
             Err(failure) => {
-                tracing::info!(connection = self.account.name(), reason = %failure, "ends a connection");
-                local.stage.publish_staged(&self.broker);
-                self.say_error(&failure, local);
-                self.begin_end(inbound);
+                self.fail(&failure, inbound, local);
                 Outcome::Again(Ready::NONE)
             }
         }
     }
 
-    /// Whether it may go on, by what it and its principal owe. A peer that has hung up is read to its end.
+    /// Whether it may go on, by what it and its principal owe and by what waits for others because of it. A peer that
+    /// has hung up is read to its end.
     fn may_go_on(self: &Arc<Self>, inbound: &mut Inbound) -> bool {
         let owner = self.account.principal();
-        let is_clear = inbound.is_hanging_up || (self.account.is_clear() && owner.is_clear());
-        if is_clear {
+        // A principal's orphaned debt holds back only connections that have not begun: new ones.
+        let is_clear = self.account.is_clear() && (inbound.has_begun || owner.is_clear());
+        if inbound.is_hanging_up || is_clear && inbound.full.is_empty() {
+            inbound.full.clear();
             inbound.is_parked = false;
             return true;
         }
         let waker = self.waker.get_or_init(|| self.broker.scheduler().waker(self));
-        // A principal's orphaned debt holds back only connections that have not begun: new ones.
-        let owner_is_clear = !inbound.handles_is_new() || owner.poll_clear_funds(waker).is_ready();
-        if owner_is_clear && self.account.poll_clear_funds(waker) == Poll::Ready(()) {
+        // Each that is in the way is asked to wake it; the last to do so finds that it may go on.
+        inbound.full.retain(|other| !other.outbox.poll_room(self.id, waker));
+        let owner_is_clear = inbound.has_begun || owner.poll_clear_funds(waker).is_ready();
+        let is_clear = self.account.poll_clear_funds(waker) == Poll::Ready(()) && owner_is_clear;
+        if is_clear && inbound.full.is_empty() {
             inbound.is_parked = false;
             return true;
         }
@@ -368,10 +448,10 @@ impl Session {
             Ok(0) => {
                 inbound.is_hanging_up = true;
                 inbound.is_readable = false;
-                inbound.is_ending = true;
                 None
             }
             Ok(read) => {
+                inbound.has_begun = true;
                 // A short read has emptied the socket; whatever comes later is another edge.
                 if read < space && !inbound.is_hanging_up {
                     inbound.is_readable = false;
@@ -382,15 +462,12 @@ impl Session {
                 inbound.is_readable = false;
                 Some(0)
             }
-            Err(_) => {
-                inbound.is_ending = true;
-                None
-            }
+            Err(_) => None,
         }
     }
 
     fn finish_reading(self: &Arc<Self>, inbound: &mut Inbound) -> Outcome {
-        self.begin_end(inbound);
+        self.begin_end(inbound, None);
         Outcome::Again(Ready::NONE)
     }
 
@@ -413,75 +490,5 @@ impl Session {
             }
         }
         local.stage.flush(&mut local.scratch);
-    }
-
-    /// Tells the peer why its session ends, as far as it still listens.
-    fn say_error(self: &Arc<Self>, failure: &Failure, local: &mut Local) {
-        let mut bytes = Vec::new();
-        packet::write_error(&mut bytes, &failure.to_string());
-        let cost = bytes.len() as u64;
-        self.account.charge(cost);
-        self.outbox.append(
-            &mut Vec::<Segment>::new(),
-            &mut bytes,
-            &self.account,
-            cost,
-            &mut local.stage.pool,
-        );
-        local.stage.flush_one(self, &mut local.scratch);
-    }
-
-    /// Stops reading and delivering; what was asserted goes piece by piece.
-    fn begin_end(self: &Arc<Self>, inbound: &mut Inbound) {
-        inbound.is_ending = true;
-        // Relaxed: see is_closed().
-        if self.is_closed.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if let Some(registration) = self.registration.get() {
-            registration.close();
-        }
-        if let Some(waiting) = inbound.waiting.take() {
-            self.abandon(waiting);
-        }
-        self.outbox.close();
-        let _ = self.stream.shutdown(Shutdown::Write);
-        // Unread input would turn the close into a reset, which can overtake the Error packet.
-        let mut sink = [0; 4096];
-        for _ in 0..256 {
-            if !matches!(self.stream.read(&mut sink), Ok(1..)) {
-                break;
-            }
-        }
-        inbound.carry = Vec::new();
-        inbound.scanner = None;
-        inbound.target = None;
-    }
-
-    fn end_some(self: &Arc<Self>, inbound: &mut Inbound, local: &mut Local) -> Outcome {
-        self.begin_end(inbound);
-        if self.retract_some(inbound, local) {
-            return Outcome::Again(Ready::NONE);
-        }
-        if self.broker.sessions.remove(&self.id).is_none() {
-            return Outcome::Idle;
-        }
-        self.membrane.lock().close();
-        let _ = self.stream.shutdown(Shutdown::Both);
-        // Its number may be another's from now on: nothing may be staged for it.
-        local.stage.publish_staged(&self.broker);
-        self.account.retire();
-        self.connection.lock().take();
-        self.broker.numbers.give_back(self.number);
-        self.broker.counters.ended.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(connection = self.account.name(), "ended");
-        Outcome::Idle
-    }
-}
-
-impl Inbound {
-    /// Whether the session has not done anything lasting yet.
-    fn handles_is_new(&self) -> bool {
-        self.handles.len() == 0 && self.target.is_none()
     }
 }

@@ -5,6 +5,7 @@ mod decode;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use staunch_flowctl::Loan;
 use staunch_index::pattern::Pattern;
 use staunch_index::{Action, Prepared, Stored, looks_like_observe};
 use staunch_protocols::wire::{Int, Scanner, View, tag};
@@ -14,10 +15,10 @@ use super::handles::{Held, What};
 use super::membrane::{Membrane, Ref, Refs};
 use super::session::{Failure, Inbound, Session};
 use crate::Local;
-use crate::cap::{Cap, Caps, Entity};
+use crate::cap::{self, Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Router, Target};
 use crate::principals::SkeletonShare;
-use crate::stage::Commit;
+use crate::stage::{Commit, EVENT_COST};
 
 /// A value in stored form, on its own.
 pub(super) struct OwnValue {
@@ -64,6 +65,10 @@ struct Subscribes {
 #[derive(Default)]
 pub(super) struct Decoded {
     events: Vec<Event>,
+    /// How many of them have what they need.
+    prepared: usize,
+    /// Bytes that caveats have made or passed on.
+    filtered_bytes: usize,
     /// The packet, if the turn has to wait until something is built.
     packet: Option<OwnValue>,
 }
@@ -97,7 +102,7 @@ impl Session {
             }
             return Ok(Applied::Building);
         }
-        let Decoded { events, packet: own } = std::mem::take(decoded);
+        let Decoded { events, packet: own, .. } = std::mem::take(decoded);
         let Some(packet) = packet.or(own.as_ref().map(OwnValue::view)) else { return Ok(Applied::Whole) };
         local.stage.next_turn();
         let mut dataspaces: Vec<Arc<Dataspace>> = Vec::new();
@@ -116,28 +121,45 @@ impl Session {
         Ok(Applied::Whole)
     }
 
-    /// Reserves and builds what the turn's observations need. True when all is ready.
+    /// Reserves and builds what the turn's observations need, some of it at a time. True when all is ready.
     fn prepare(self: &Arc<Self>, decoded: &mut Decoded, local: &mut Local) -> Result<bool, Failure> {
-        /// Stored values looked at in one go.
+        /// Stored values looked at in one go for one observation, and observations in one go.
         const BUDGET: usize = 2048;
-        for event in &mut decoded.events {
-            let Event::Assert { target, subscribes: Some(subscribes), .. } = event else { continue };
-            let Entity::Dataspace(dataspace) = target.entity() else { continue };
-            if subscribes.prepared.is_none() {
-                use staunch_index::Endpoint as _;
-                let skeletons_max = self.config().skeletons_max;
-                let admit = || SkeletonShare::take(self.holdings(), skeletons_max);
-                let domain = Target::of(&subscribes.observer).handle_domain();
-                let prepared = dataspace.index.prepare(&subscribes.pattern, domain, admit);
-                subscribes.prepared = Some(prepared.map_err(Failure::TooManySkeletons)?);
-            }
-            if let Some(prepared) = &subscribes.prepared
-                && !dataspace.index.advance(prepared, BUDGET, &mut local.scratch)
+        const COUNT_MAX: usize = 16;
+        let mut count = 0;
+        while let Some(event) = decoded.events.get_mut(decoded.prepared) {
+            if let Event::Assert { target, subscribes: Some(subscribes), .. } = event
+                && let Entity::Dataspace(dataspace) = target.entity()
             {
-                return Ok(false);
+                if count == COUNT_MAX {
+                    return Ok(false);
+                }
+                count += 1;
+                if subscribes.prepared.is_none() {
+                    subscribes.prepared = Some(self.reserve(dataspace, subscribes)?);
+                }
+                if let Some(prepared) = &subscribes.prepared
+                    && !dataspace.index.advance(prepared, BUDGET, &mut local.scratch)
+                {
+                    return Ok(false);
+                }
             }
+            decoded.prepared += 1;
         }
         Ok(true)
+    }
+
+    fn reserve(
+        self: &Arc<Self>,
+        dataspace: &Dataspace,
+        subscribes: &Subscribes,
+    ) -> Result<Prepared<Router>, Failure> {
+        use staunch_index::Endpoint as _;
+        let skeletons_max = self.config().skeletons_max;
+        let admit = || SkeletonShare::take(self.holdings(), skeletons_max);
+        let domain = Target::of(&subscribes.observer, self.id()).handle_domain();
+        let prepared = dataspace.index.prepare(&subscribes.pattern, domain, admit);
+        prepared.map_err(Failure::TooManySkeletons)
     }
 
     /// Gives up a turn that was waiting.
@@ -174,11 +196,12 @@ impl Session {
                 Event::Assert { value, caps, handle, subscribes, .. } => {
                     let value = view(value, packet);
                     exclusive |= looks_like_observe(value.span());
-                    let observe =
-                        subscribes.take().and_then(|s| Some((s.prepared?, Target::of(&s.observer))));
+                    let observe = subscribes
+                        .take()
+                        .and_then(|s| Some((s.prepared?, Target::of(&s.observer, self.id()))));
                     let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(caps)));
                     positions.push((*i, at));
-                    asserted.push((!brief.contains(i)).then(|| handle.clone()));
+                    asserted.push((!brief[*i]).then(|| handle.clone()));
                     Action::Assert { value, extra, observe }
                 }
                 Event::Message { value, caps: more, .. } => {
@@ -186,8 +209,8 @@ impl Session {
                     Action::Message(view(value, packet))
                 }
                 Event::RetractSame { assert } => {
-                    let Some((_, at)) = positions.iter().find(|(i, _)| i == assert) else { continue };
-                    Action::RetractSame(*at)
+                    let Ok(at) = positions.binary_search_by_key(assert, |(i, _)| *i) else { continue };
+                    Action::RetractSame(positions[at].1)
                 }
                 Event::Retract { held, .. } => {
                     let Some(stored) = stored_of(held) else { continue };
@@ -197,6 +220,7 @@ impl Session {
                 Event::Sync { .. } => continue,
             });
         }
+        cap::sort(&mut caps);
         let mut placed = Vec::new();
         let Local { stage, scratch, .. } = local;
         let mut sink = Commit { stage, broker: self.broker(), caps: &caps };
@@ -297,6 +321,8 @@ impl Session {
                 local.stage.direct_message(remote, body, caps);
             }
             Entity::SyncReply(reply) if body == [tag::TRUE] => {
+                // It is answered once; the loan is repaid.
+                let Some((refs, _loan)) = reply.pending.lock().take() else { return };
                 if let Entity::Remote(remote) = reply.peer.entity() {
                     local.stage.publish_staged(self.broker());
                     local.stage.next_turn();
@@ -309,7 +335,7 @@ impl Session {
                 self.note_removals(&membrane);
                 drop(membrane);
                 let mut membrane = reply.requester.membrane();
-                reply.refs.lock().drain(..).for_each(|r| membrane.release(&r));
+                refs.iter().for_each(|r| membrane.release(r));
                 reply.requester.note_removals(&membrane);
             }
             _ => {}
@@ -322,7 +348,10 @@ impl Session {
         local.stage.next_turn();
         match target.entity() {
             Entity::Remote(remote) if !remote.session().is_closed() => {
-                let reply = SyncReply { peer: peer.clone(), requester: self.clone(), refs: Mutex::new(refs) };
+                // Until it is answered it is something that the asker has caused and that somebody sits on.
+                let loan = Loan::charge(self.account(), EVENT_COST);
+                let pending = Mutex::new(Some((refs, loan)));
+                let reply = SyncReply { peer: peer.clone(), requester: self.clone(), pending };
                 let reply = Cap::new(Entity::SyncReply(Arc::new(reply)));
                 let oid = remote.session().membrane().export(&reply);
                 local.stage.forward_sync(remote, oid);
@@ -383,15 +412,16 @@ impl Session {
     }
 }
 
-/// Takes out, in order, the events for one dataspace. Also tells which of its assertions the turn retracts again.
-fn take_for(dataspace: &Arc<Dataspace>, events: &mut [Option<Event>]) -> (Vec<(usize, Event)>, Vec<usize>) {
-    let (mut order, mut brief) = (Vec::new(), Vec::new());
+/// Takes out, in order, the events for one dataspace. Also tells of each event whether it is an assertion there that
+/// the turn retracts again.
+fn take_for(dataspace: &Arc<Dataspace>, events: &mut [Option<Event>]) -> (Vec<(usize, Event)>, Vec<bool>) {
+    let (mut order, mut brief) = (Vec::new(), vec![false; events.len()]);
     let mut mine = vec![false; events.len()];
     for (i, event) in events.iter_mut().enumerate() {
         mine[i] = match event {
             // A retraction of what this turn asserts goes with the assertion.
             Some(Event::RetractSame { assert }) if mine[*assert] => {
-                brief.push(*assert);
+                brief[*assert] = true;
                 true
             }
             Some(event) => event.dataspace().is_some_and(|d| Arc::ptr_eq(&d, dataspace)),
@@ -465,7 +495,7 @@ fn copy(what: &What) -> What {
     match what {
         What::Sent(handle, has_caps) => What::Sent(*handle, *has_caps),
         What::Resolve(value) => What::Resolve(value.clone()),
-        What::Pending | What::Nothing | What::Stored(_) => What::Nothing,
+        What::Pending(_) | What::Nothing | What::Stored(_) => What::Nothing,
     }
 }
 

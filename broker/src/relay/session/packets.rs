@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 use staunch_index::Reader;
@@ -97,6 +98,27 @@ fn scan_one(bytes: &[u8], scanner: &mut Scanner) -> Result<(usize, Found), Failu
     }
 }
 
+/// A run's share of time: what a peer sends can be much work for its bytes.
+struct Slice {
+    began: Instant,
+    steps: u32,
+}
+
+impl Slice {
+    const LENGTH: Duration = Duration::from_millis(1);
+    /// Steps between looks at the clock.
+    const STEPS: u32 = 16;
+
+    fn begin() -> Slice {
+        Slice { began: Instant::now(), steps: 0 }
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.steps += 1;
+        self.steps.is_multiple_of(Slice::STEPS) && self.began.elapsed() > Slice::LENGTH
+    }
+}
+
 impl Session {
     /// Handles the packets in `bytes`. Returns how many bytes it is done with: all but an unfinished packet, for
     /// which the scanner's state is kept, or but what has to wait.
@@ -111,8 +133,12 @@ impl Session {
             None => local.scanners.pop().unwrap_or_else(|| Scanner::new(self.config.packet)),
         };
         let mut done = 0;
+        let mut slice = Slice::begin();
         let result = loop {
-            if done == bytes.len() {
+            if done == bytes.len() || slice.is_over() {
+                break Ok(false);
+            }
+            if local.stage.has_full() && !inbound.is_hanging_up {
                 break Ok(false);
             }
             if local.stage.cost() + self.account.debt() > self.account.limit() && !inbound.is_hanging_up {

@@ -11,7 +11,7 @@ use super::super::handles::{FullHeld, Held, What};
 use super::super::membrane::{ImportError, Membrane, Ref, Refs};
 use super::super::session::{Failure, Inbound, Session};
 use super::{Decoded, Event, OwnValue, Subscribes, Value, dataspace_of};
-use crate::cap::{Cap, Caps, Entity, stored_id};
+use crate::cap::{self, Cap, Caps, Entity, stored_id};
 
 impl Session {
     /// Decodes a turn, event by event, against the membrane.
@@ -40,7 +40,7 @@ impl Session {
                     let Some(target) = membrane.exported(&oid).cloned() else { continue };
                     let (value, caps, refs) = self.take_value(&mut membrane, body, true)?;
                     refs.iter().for_each(|r| membrane.release(r));
-                    if let Some((value, caps)) = self.restrict(&target, value, caps, turn.view()) {
+                    if let Some((value, caps)) = restrict(&target, value, caps, turn.view(), &mut decoded)? {
                         decoded.events.push(Event::Message { target, value, caps });
                     }
                 }
@@ -61,7 +61,7 @@ impl Session {
         membrane: &mut Membrane,
         reference: View<'_>,
     ) -> Result<(Cap, Option<Ref>, bool), Failure> {
-        membrane.import(reference, self, &self.broker().attenuations).map_err(|error| match error {
+        membrane.import(reference, self).map_err(|error| match error {
             ImportError::Reference(error) => Failure::Packet(error),
             ImportError::Caveat(error) => Failure::Caveat(error),
         })
@@ -85,12 +85,12 @@ impl Session {
         }
         let (value, caps, mut refs) = self.take_value(membrane, assertion, false)?;
         refs.push(Ref::Exported(number));
-        let Some((value, caps)) = self.restrict(&target, value, caps, assertion) else {
+        let Some((value, caps)) = restrict(&target, value, caps, assertion, decoded)? else {
             // Its target drops it: the references go back at once, and its retraction is ignored.
             refs.iter().for_each(|r| membrane.release(r));
             return Ok(());
         };
-        let held = FullHeld { target: target.clone(), what: What::Pending, refs };
+        let held = FullHeld { target: target.clone(), what: What::Pending(decoded.events.len()), refs };
         inbound.handles.set(handle.clone(), Held::Full(Box::new(held)));
         let view = match &value {
             Value::InPacket(token) => assertion.at(*token),
@@ -113,13 +113,10 @@ impl Session {
     ) {
         let Some(held) = inbound.handles.remove(handle) else { return };
         if let Held::Full(full) = &held
-            && matches!(full.what, What::Pending)
+            && let What::Pending(assert) = full.what
         {
-            let same = |e: &Event| matches!(e, Event::Assert { handle: h, .. } if h == handle);
-            if let Some(assert) = decoded.events.iter().rposition(same) {
-                full.refs.iter().for_each(|r| membrane.release(r));
-                decoded.events.push(Event::RetractSame { assert });
-            }
+            full.refs.iter().for_each(|r| membrane.release(r));
+            decoded.events.push(Event::RetractSame { assert });
             return;
         }
         let dataspace = dataspace_of(membrane, &held);
@@ -158,6 +155,7 @@ impl Session {
         if caps.is_empty() {
             return Ok((Value::InPacket(value.token()), caps, refs));
         }
+        cap::sort(&mut caps);
         stored.extend_from_slice(&value.all_bytes()[copied..value.end()]);
         // Capabilities as set elements or keys may have changed places.
         let own = OwnValue::new(stored).ok_or(Failure::Packet(PacketError::NotAPacket))?;
@@ -166,24 +164,38 @@ impl Session {
         let own = OwnValue::new(canonical).ok_or(Failure::Packet(PacketError::NotAPacket))?;
         Ok((Value::Own(own), caps, refs))
     }
+}
 
-    /// Passes a value through its target's caveats.
-    fn restrict(&self, target: &Cap, value: Value, caps: Caps, packet: View<'_>) -> Option<(Value, Caps)> {
-        let Some(caveats) = target.caveats() else { return Some((value, caps)) };
-        let bytes = match &value {
-            Value::InPacket(token) => packet.at(*token).span().to_vec(),
-            Value::Own(own) => own.bytes.clone(),
-        };
-        let mut scanner = crate::attenuate::stored_scanner();
-        let (bytes, caps) = crate::attenuate::apply(caveats, bytes, caps, &mut scanner)?;
-        Some((Value::Own(OwnValue::new(bytes)?), caps))
+/// Passes a value through its target's caveats.
+fn restrict(
+    target: &Cap,
+    value: Value,
+    caps: Caps,
+    packet: View<'_>,
+    decoded: &mut Decoded,
+) -> Result<Option<(Value, Caps)>, Failure> {
+    /// What may come of one turn's values; each may be rewritten to something much larger.
+    const BYTES_MAX: usize = 64 << 20;
+    let Some(caveats) = target.caveats() else { return Ok(Some((value, caps))) };
+    let bytes = match &value {
+        Value::InPacket(token) => packet.at(*token).span().to_vec(),
+        Value::Own(own) => own.bytes.clone(),
+    };
+    let mut scanner = crate::attenuate::stored_scanner();
+    let Some((bytes, caps)) = crate::attenuate::apply(caveats, bytes, caps, &mut scanner) else {
+        return Ok(None);
+    };
+    decoded.filtered_bytes += bytes.len();
+    if decoded.filtered_bytes > BYTES_MAX {
+        return Err(Failure::TurnTooLarge(BYTES_MAX));
     }
+    Ok(OwnValue::new(bytes).map(|own| (Value::Own(own), caps)))
 }
 
 /// The observation that a stored value asks for, if it is a well-formed Observe.
 fn subscribes(value: View<'_>, caps: &Caps) -> Option<Subscribes> {
     let (pattern, observer) = Pattern::of_observe(value)?;
     let id = stored_id(observer.span())?;
-    let observer = caps.iter().find(|c| c.id() == id)?.clone();
+    let observer = cap::find(caps, id)?.clone();
     Some(Subscribes { pattern, observer, prepared: None })
 }

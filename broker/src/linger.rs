@@ -1,0 +1,84 @@
+//! When sessions that linger have waited long enough for their peers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use staunch_system::poll::{Interest, Timer};
+
+use crate::relay::Session;
+use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
+use crate::{Broker, Local};
+
+/// How long a session that ends by this side waits for its peer to take its last words.
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
+
+/// The sessions that linger, by when they began. All wait equally long, so the first is the next.
+pub(crate) struct Lingering {
+    state: TaskState,
+    timer: Timer,
+    registration: OnceLock<Registration<Local>>,
+    waiting: Mutex<VecDeque<(Instant, Weak<Session>)>>,
+}
+
+impl Lingering {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When out of descriptors.
+    pub(crate) fn new() -> io::Result<Arc<Lingering>> {
+        Ok(Arc::new(Lingering {
+            state: TaskState::new(),
+            timer: Timer::new()?,
+            registration: OnceLock::new(),
+            waiting: Mutex::default(),
+        }))
+    }
+
+    /// Has the workers listen to its timer.
+    ///
+    /// # Errors
+    /// When out of kernel memory.
+    pub(crate) fn start(self: &Arc<Self>, broker: &Broker) -> io::Result<()> {
+        let registration = broker.scheduler().register_for(&self.timer, self.clone(), Interest::Read)?;
+        let _ = self.registration.set(registration);
+        Ok(())
+    }
+
+    /// Tells a session, in [`LINGER`] from now, that it is overdue.
+    pub(crate) fn add(self: &Arc<Self>, broker: &Broker, session: &Arc<Session>) {
+        let mut waiting = self.waiting.lock();
+        waiting.push_back((Instant::now() + LINGER, Arc::downgrade(session)));
+        let is_first = waiting.len() == 1;
+        drop(waiting);
+        if is_first {
+            broker.scheduler().notify(self, Ready::WAKE);
+        }
+    }
+}
+
+impl Task<Local> for Lingering {
+    fn state(&self) -> &TaskState {
+        &self.state
+    }
+
+    fn run(self: Arc<Self>, _: Ready, _: &mut Worker<Local>) -> Outcome {
+        let now = Instant::now();
+        loop {
+            let mut waiting = self.waiting.lock();
+            let Some((due, _)) = waiting.front() else { return Outcome::Idle };
+            if *due > now {
+                // Those that have departed meanwhile are passed over when their time comes.
+                self.timer.set(*due - now);
+                return Outcome::Idle;
+            }
+            let session = waiting.pop_front().and_then(|(_, session)| session.upgrade());
+            drop(waiting);
+            if let Some(session) = session {
+                session.tell(Session::OVERDUE);
+            }
+        }
+    }
+}
