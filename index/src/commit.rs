@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use staunch_protocols::wire::View;
 
 use crate::bag::{Bag, Change};
-use crate::build::Prepared;
+use crate::build::{Prepared, SORTED_MAX};
 use crate::store::{Members, Shard};
 use crate::trie::{Entry, Observer, Trie, Walk, key_of};
 use crate::value::{Domain, Endpoint, Rescan, Stored};
@@ -57,6 +57,25 @@ pub struct Index<D: Domain> {
     /// The next handle: unique among all indexes that share it, ascending. Relaxed suffices: each use is an
     /// atomic increment or, under a bag's lock, a load that the lock orders after the increments made under it.
     handles: Arc<AtomicU64>,
+    /// See [`Index::with_sorted_max`].
+    sorted_max: usize,
+}
+
+/// What an index holds: counts, each zero in an empty one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Distinct assertions.
+    pub assertions: usize,
+    /// Subscriptions.
+    pub observers: usize,
+    /// Shapes with constant positions.
+    pub skeletons: usize,
+    /// Nodes of the trie beyond its root.
+    pub nodes: usize,
+    /// Groups of observers that share a bag.
+    pub groups: usize,
+    /// Sets of assertions by skeleton, over all shards.
+    pub member_sets: usize,
 }
 
 /// What the first lock guards.
@@ -115,7 +134,14 @@ impl<D: Domain> Index<D> {
     pub fn new(handles: Arc<AtomicU64>) -> Index<D> {
         let state = State { trie: Trie::default(), subscriptions: Default::default(), next_observer: 1 };
         let shards = (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect();
-        Index { trie: ShardedLock::new(state), shards, hasher: RandomState::default(), handles }
+        Index { trie: ShardedLock::new(state), shards, hasher: RandomState::default(), handles, sorted_max: SORTED_MAX }
+    }
+
+    /// Another bound up to which new observers are told at once of all captures lists that are there, in their
+    /// total order, instead of by a [`crate::Replay`].
+    pub fn with_sorted_max(mut self, lists_max: usize) -> Index<D> {
+        self.sorted_max = lists_max;
+        self
     }
 
     /// Shared access. Hold it for a bounded number of turns only.
@@ -139,6 +165,18 @@ impl<D: Domain> Index<D> {
     /// How many skeletons there are.
     pub fn skeletons(&self) -> usize {
         self.read().state.trie.skeletons()
+    }
+
+    /// What it holds. Takes each shard's lock in turn.
+    pub fn usage(&self) -> Usage {
+        let state = self.read().state;
+        let mut usage = Usage { observers: state.subscriptions.len(), ..state.trie.usage() };
+        for shard in &self.shards {
+            let shard = shard.lock();
+            usage.assertions += shard.len();
+            usage.member_sets += shard.members.len();
+        }
+        usage
     }
 
     /// How many observers there are.
@@ -272,7 +310,7 @@ impl<D: Domain> Writer<'_, D> {
         self.state.subscriptions.insert(address, Subscription { group: group.clone(), observer });
         let mut bag = group.bag.lock();
         debug_assert!(bag.filling.is_none(), "the caller advances what it prepared to the end");
-        if bag.len() <= crate::build::SORTED_MAX {
+        if bag.len() <= self.index.sorted_max {
             crate::build::sorted(&bag, &group.reading(), scratch, |handle, captures, from| {
                 sink.assert(&endpoint, handle, captures, from);
             });

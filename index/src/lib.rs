@@ -37,7 +37,7 @@ mod value;
 use smallvec::SmallVec;
 
 pub use build::Prepared;
-pub use commit::{Action, Reader, Scratch, Writer};
+pub use commit::{Action, Reader, Scratch, Usage, Writer};
 pub use trie::Group;
 pub use value::{Domain, Endpoint, Stored, looks_like_observe};
 

@@ -15,6 +15,7 @@ use staunch_protocols::wire::{View, tag};
 
 use crate::Captures;
 use crate::bag::{Bag, Reading};
+use crate::commit::Usage;
 use crate::pattern::{Class, Loc, Pattern, Shape, resolve};
 use crate::value::{Domain, Endpoint};
 
@@ -171,6 +172,18 @@ impl<D: Domain> Trie<D> {
     /// How many skeletons there are.
     pub(crate) fn skeletons(&self) -> usize {
         self.skeletons
+    }
+
+    /// What it holds; see there.
+    pub(crate) fn usage(&self) -> Usage {
+        let places = self.nodes.iter().flat_map(|node| &node.places);
+        let entries = places.flat_map(|place| place.buckets.values());
+        Usage {
+            skeletons: self.skeletons,
+            nodes: self.nodes.len() - 1 - self.free.len(),
+            groups: entries.map(|entries| entries.len()).sum(),
+            ..Usage::default()
+        }
     }
 
     /// Visits the skeletons whose shape `value` has, with the tokens of its registers. Cost: the edges of the
