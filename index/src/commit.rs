@@ -134,7 +134,13 @@ impl<D: Domain> Index<D> {
     pub fn new(handles: Arc<AtomicU64>) -> Index<D> {
         let state = State { trie: Trie::default(), subscriptions: Default::default(), next_observer: 1 };
         let shards = (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect();
-        Index { trie: ShardedLock::new(state), shards, hasher: RandomState::default(), handles, sorted_max: SORTED_MAX }
+        Index {
+            trie: ShardedLock::new(state),
+            shards,
+            hasher: RandomState::default(),
+            handles,
+            sorted_max: SORTED_MAX,
+        }
     }
 
     /// Another bound up to which new observers are told at once of all captures lists that are there, in their

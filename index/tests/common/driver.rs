@@ -145,9 +145,8 @@ impl Driver {
                     Planned::Retract(stored, tree)
                 }
                 6 => {
-                    let retracted = |at: usize| {
-                        plan.iter().any(|p| matches!(p, Planned::RetractSame(of) if *of == at))
-                    };
+                    let retracted =
+                        |at: usize| plan.iter().any(|p| matches!(p, Planned::RetractSame(of) if *of == at));
                     let free = (0..plan.len())
                         .rev()
                         .find(|at| matches!(plan[*at], Planned::Assert(..)) && !retracted(*at));
@@ -436,8 +435,7 @@ pub fn captures_of(pattern: &Pattern, value: &[u8]) -> Option<Vec<u8>> {
     let prepared = index.prepare::<()>(pattern, 1, || Ok(Arc::new(()))).unwrap();
     while !index.advance(&prepared, 1000, &mut scratch) {}
     let to = To { observer: 1, domain: 1 };
-    let assert =
-        Action::Assert { value: scanner.view(&observe), extra: None, observe: Some((prepared, to)) };
+    let assert = Action::Assert { value: scanner.view(&observe), extra: None, observe: Some((prepared, to)) };
     let mut placed = Vec::new();
     index.write().commit(&mut [assert], &mut placed, &mut scratch, &mut Recorder::default());
     let value_scanner = scanned(value);
