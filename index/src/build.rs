@@ -13,7 +13,8 @@ use staunch_protocols::wire::sort_key;
 use crate::Captures;
 use crate::bag::{Bag, Reading};
 use crate::commit::{Index, SHARDS, Scratch};
-use crate::pattern::{Pattern, registers};
+use crate::find::registers;
+use crate::pattern::Pattern;
 use crate::store::{Members, Shard};
 use crate::trie::{Group, key_of};
 use crate::value::{Domain, Rescan, Stored};
@@ -68,12 +69,10 @@ impl<D: Domain> Index<D> {
             *budget -= (stop - slot.min(stop)) as i64 + 1;
             for slot in slot..stop {
                 let Some(stored) = shard.get(slot).cloned() else { continue };
-                let value = scratch.rescan.view(stored.bytes());
-                let Some(registers) = registers(&skeleton.shape, value) else { continue };
-                let Some(key) = key_of(&skeleton.constants, value, &registers, &mut scratch.key) else {
-                    continue;
-                };
-                let key = self.hash(key);
+                let (value, finder) = scratch.rescan.open(stored.bytes());
+                let Some(registers) = registers(&skeleton.shape, value, finder) else { continue };
+                let key = key_of(&skeleton.constants, value, &registers, finder, &mut scratch.key);
+                let Some(key) = key.map(|key| self.hash(key)) else { continue };
                 let new = || Members::new(!skeleton.constants.is_empty());
                 shard.members.entry(skeleton.id).or_insert_with(new).insert(key, slot);
             }
@@ -131,14 +130,15 @@ impl<D: Domain> Index<D> {
 
     fn count(&self, group: &Group<D>, stored: &Stored<D>, bag: &mut Bag<D>, scratch: &mut Scratch) {
         let Scratch { key, rescan, rescan_bag, .. } = scratch;
-        let value = rescan.view(stored.bytes());
+        let (value, finder) = rescan.open(stored.bytes());
         let skeleton = &group.skeleton;
-        let Some(registers) = registers(&skeleton.shape, value) else { return };
+        let Some(registers) = registers(&skeleton.shape, value, finder) else { return };
         // Members share only a hash of the constants.
-        if key_of(&skeleton.constants, value, &registers, key) != Some(&*group.key) {
+        if key_of(&skeleton.constants, value, &registers, finder, key) != Some(&*group.key) {
             return;
         }
-        if let Some(captures) = group.captures(value, stored.bytes(), &registers) {
+        let mut captures = Captures::new();
+        if group.plan.read(value, stored.bytes(), &registers, finder, &mut captures) {
             let hash = self.hash_captures(&captures);
             bag.add(&group.reading(), &captures, hash, stored, rescan_bag, || self.next_handle());
         }

@@ -13,8 +13,9 @@ use staunch_protocols::wire::View;
 
 use crate::bag::{Bag, Change};
 use crate::build::{Prepared, SORTED_MAX};
+use crate::roster::Observer;
 use crate::store::{Members, Shard};
-use crate::trie::{Entry, Observer, Trie, Walk, key_of};
+use crate::trie::{Entry, Trie, Walk, key_of};
 use crate::value::{Domain, Endpoint, Rescan, Stored};
 use crate::{Captures, Sink};
 
@@ -76,6 +77,8 @@ pub struct Usage {
     pub groups: usize,
     /// Sets of assertions by skeleton, over all shards.
     pub member_sets: usize,
+    /// Assertions in them.
+    pub members: usize,
 }
 
 /// What the first lock guards.
@@ -89,6 +92,8 @@ pub(crate) struct State<D: Domain> {
 struct Subscription<D: Domain> {
     group: Arc<crate::Group<D>>,
     observer: u64,
+    /// Its handle domain.
+    domain: u64,
 }
 
 /// Shared access: ordinary turns.
@@ -180,6 +185,7 @@ impl<D: Domain> Index<D> {
         for shard in &self.shards {
             let shard = shard.lock();
             usage.assertions += shard.len();
+            usage.members += shard.members.values().map(Members::len).sum::<usize>();
             usage.member_sets += shard.members.len();
         }
         usage
@@ -223,12 +229,14 @@ impl<D: Domain> Reader<'_, D> {
         mut to: impl FnMut(&D::Endpoint, &Captures<'_>),
     ) {
         let Scratch { walk, key, .. } = scratch;
-        self.state.trie.walk(body, walk, |place, registers| {
-            let Some(key) = key_of(&place.skeleton.constants, body, registers, key) else { return };
-            let Some(entries) = place.buckets.get(key) else { return };
-            for entry in entries {
-                if let Some(captures) = entry.group.captures(body, body.all_bytes(), registers) {
-                    entry.observers.iter().for_each(|o| to(&o.endpoint, &captures));
+        let bytes = body.all_bytes();
+        let mut captures = Captures::new();
+        self.state.trie.walk(body, walk, |place, registers, finder| {
+            let constants = &place.skeleton.constants;
+            let Some(key) = key_of(constants, body, registers, finder, key) else { return };
+            for entry in place.entries(key) {
+                if entry.group.plan.read(body, bytes, registers, finder, &mut captures) {
+                    entry.roster.observers().iter().for_each(|o| to(&o.endpoint, &captures));
                 }
             }
         });
@@ -313,7 +321,8 @@ impl<D: Domain> Writer<'_, D> {
         let observer = self.state.next_observer;
         self.state.next_observer += 1;
         let group = prepared.group;
-        self.state.subscriptions.insert(address, Subscription { group: group.clone(), observer });
+        let subscription = Subscription { group: group.clone(), observer, domain: prepared.domain };
+        self.state.subscriptions.insert(address, subscription);
         let mut bag = group.bag.lock();
         debug_assert!(bag.filling.is_none(), "the caller advances what it prepared to the end");
         if bag.len() <= self.index.sorted_max {
@@ -322,17 +331,18 @@ impl<D: Domain> Writer<'_, D> {
             });
         } else {
             bag.begin_replay(observer, self.index.handles.load(Ordering::Relaxed));
+            // The sink may pull at once, which takes the bag's lock.
+            drop(bag);
             sink.replay(&endpoint, crate::Replay { group: group.clone(), observer });
         }
-        drop(bag);
         self.state.trie.join(&group, Observer { id: observer, endpoint });
     }
 
     fn unsubscribe(&mut self, address: usize, scratch: &mut Scratch, sink: &mut impl Sink<D>) {
-        let Some(Subscription { group, observer }) = self.state.subscriptions.remove(&address) else {
+        let Some(Subscription { group, observer, domain }) = self.state.subscriptions.remove(&address) else {
             return;
         };
-        let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), 0);
+        let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), domain);
         self.forget_members(skeleton);
         let Some(gone) = gone else { return };
         let mut bag = group.bag.lock();
@@ -451,7 +461,7 @@ impl<D: Domain> Index<D> {
             wanted.into_iter().map(|(id, bag)| (id, bag.lock())).collect();
         for op in ops {
             let effect = &effects[op.action as usize];
-            let observers = &op.entry.observers;
+            let observers = op.entry.roster.observers();
             if effect.kind == Kind::Message {
                 observers.iter().for_each(|o| sink.message(&o.endpoint, &op.captures));
                 continue;
@@ -531,9 +541,9 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
     /// of each skeleton.
     fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shards: Option<&mut Shards<'_, D>>) {
         let Route { index, effect, action, ops, key, .. } = self;
-        self.trie.walk(value, self.walk, |place, registers| {
+        self.trie.walk(value, self.walk, |place, registers, finder| {
             let skeleton = &place.skeleton;
-            let Some(constants) = key_of(&skeleton.constants, value, registers, key) else { return };
+            let Some(constants) = key_of(&skeleton.constants, value, registers, finder, key) else { return };
             if let Some(shards) = &mut shards
                 && let Ok(at) = shards.binary_search_by_key(&effect.shard, |(s, _)| *s)
             {
@@ -546,9 +556,9 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
                     members.remove(key_hash, effect.slot);
                 }
             }
-            let Some(entries) = place.buckets.get(constants) else { return };
-            for entry in entries {
-                if let Some(captures) = entry.group.captures(value, bytes, registers) {
+            for entry in place.entries(constants) {
+                let mut captures = Captures::new();
+                if entry.group.plan.read(value, bytes, registers, finder, &mut captures) {
                     ops.push(Op { action: *action, entry, captures });
                 }
             }
