@@ -248,3 +248,101 @@ fn list_alone<D: Domain>(captures: &[&[u8]], hash: u32, from: &Stored<D>) -> Sto
     bytes.push(tag::END);
     Stored::new(&bytes, hash, true, from.header().extra.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use staunch_protocols::wire::encode;
+
+    use super::*;
+    use crate::pattern::{Class, Step};
+
+    struct Plug;
+
+    impl Domain for Plug {
+        type Endpoint = To;
+        type Extra = ();
+        type Owner = ();
+    }
+
+    #[derive(Clone)]
+    struct To;
+
+    impl crate::Endpoint for To {
+        fn handle_domain(&self) -> u64 {
+            0
+        }
+        fn is_gone(&self) -> bool {
+            false
+        }
+    }
+
+    fn stored(length: usize, n: i64) -> Stored<Plug> {
+        let mut bytes = vec![tag::SEQUENCE];
+        encode::int(&mut bytes, 1);
+        encode::int(&mut bytes, n);
+        encode::bytes(&mut bytes, &vec![0; length]);
+        encode::end(&mut bytes);
+        Stored::new(&bytes, n as u32, false, None)
+    }
+
+    /// Adds to and removes from a bag of the first elements of sequences.
+    struct Firsts {
+        shape: Shape,
+        captures: Vec<Loc>,
+        bag: Bag<Plug>,
+        rescan: Rescan,
+        handles: u64,
+    }
+
+    impl Firsts {
+        fn new() -> Firsts {
+            let captures = vec![Loc::Child { register: 0, step: Step::Index(0) }];
+            let shape = vec![(Loc::Root, Class::Arr)];
+            Firsts { shape, captures, bag: Bag::default(), rescan: Rescan::default(), handles: 0 }
+        }
+
+        fn change(&mut self, list: &[u8], from: &Stored<Plug>, is_added: bool) -> bool {
+            let Firsts { shape, captures, bag, rescan, handles } = self;
+            let reading = Reading { shape, captures };
+            let hash = u32::from(list[list.len() - 1]);
+            let change = if is_added {
+                let next = || {
+                    *handles += 1;
+                    *handles
+                };
+                bag.add(&reading, &[list], hash, from, rescan, next)
+            } else {
+                bag.remove(&reading, &[list], hash, from, rescan)
+            };
+            matches!(change, Change::Edge { .. })
+        }
+    }
+
+    #[test]
+    fn a_long_representative_is_not_scanned_for_every_equal_list() {
+        let mut firsts = Firsts::new();
+        let one = [tag::INTEGER, 1, 1];
+        let long = stored(1 << 20, 0);
+        assert!(firsts.change(&one, &long, true));
+        let short: Vec<_> = (1..1000).map(|n| stored(3, n)).collect();
+        assert!(short.iter().all(|from| !firsts.change(&one, from, true)));
+        assert!(!firsts.change(&one, &long, false));
+        let last = short.iter().map(|from| firsts.change(&one, from, false)).filter(|is_edge| *is_edge);
+        assert_eq!(last.count(), 1);
+        let scanned = firsts.rescan.scanned_bytes;
+        assert!(scanned < 2000 * 16, "{scanned} bytes scanned");
+    }
+
+    #[test]
+    fn replays_pending_do_not_weigh_on_each_other() {
+        let mut firsts = Firsts::new();
+        let lists: Vec<[u8; 3]> = (0..100).map(|n| [tag::INTEGER, 1, n]).collect();
+        let from = stored(3, 1);
+        lists.iter().for_each(|list| assert!(firsts.change(list, &from, true)));
+        (0..1000).for_each(|observer| firsts.bag.begin_replay(observer, 101));
+        assert!((0..1000).all(|observer| !firsts.bag.was_told(observer, 0, 1)));
+        assert!(firsts.bag.was_told(1000, 0, 1) && firsts.bag.was_told(0, 0, 101));
+        (0..1000).for_each(|observer| firsts.bag.end_replay(observer));
+        assert!(firsts.bag.replays.is_empty());
+    }
+}

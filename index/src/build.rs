@@ -23,8 +23,14 @@ use crate::value::{Domain, Rescan, Stored};
 /// larger one piece by piece, in the order of the bag.
 pub(crate) const SORTED_MAX: usize = 512;
 
+/// Unless their values are longer than this together, since all of it is scanned while nobody else can go on.
+const SORTED_BYTES_MAX: usize = 1 << 20;
+
 /// Places of a shard that are looked at under one hold of its lock.
 const STEP: u32 = 128;
+
+/// And bytes of values scanned meanwhile, but for the last value.
+const STEP_BYTES: usize = 64 << 10;
 
 /// A reserved place for one observer: to be advanced until it is ready, then handed over in an
 /// [`crate::Action::Assert`] or to [`crate::Writer::cancel`].
@@ -65,17 +71,21 @@ impl<D: Domain> Index<D> {
                 return false;
             }
             let mut shard = self.shards[number as usize].lock();
-            let stop = shard.end().min(slot + STEP);
-            *budget -= (stop - slot.min(stop)) as i64 + 1;
-            for slot in slot..stop {
-                let Some(stored) = shard.get(slot).cloned() else { continue };
+            let mut stop = slot;
+            let mut bytes = 0;
+            while stop < shard.end().min(slot + STEP) && bytes < STEP_BYTES {
+                let at = stop;
+                stop += 1;
+                let Some(stored) = shard.get(at).cloned() else { continue };
+                bytes += stored.bytes().len();
                 let (value, finder) = scratch.rescan.open(stored.bytes());
                 let Some(registers) = registers(&skeleton.shape, value, finder) else { continue };
                 let key = key_of(&skeleton.constants, value, &registers, finder, &mut scratch.key);
                 let Some(key) = key.map(|key| self.hash(key)) else { continue };
                 let new = || Members::new(!skeleton.constants.is_empty());
-                shard.members.entry(skeleton.id).or_insert_with(new).insert(key, slot);
+                shard.members.entry(skeleton.id).or_insert_with(new).insert(key, at);
             }
+            *budget -= i64::from(stop - slot) + 1;
             *building = next_place(number, stop, shard.end());
         }
         true
@@ -117,11 +127,16 @@ impl<D: Domain> Index<D> {
     ) -> Option<u32> {
         *budget -= 1;
         let members = shard.members.get(&group.skeleton.id)?;
+        let mut bytes = 0;
         for _ in 0..STEP {
+            if bytes >= STEP_BYTES {
+                break;
+            }
             let at = members.next(key, slot)?;
             slot = at + 1;
             *budget -= 1;
             if let Some(stored) = shard.get(at) {
+                bytes += stored.bytes().len();
                 self.count(group, stored, bag, scratch);
             }
         }
@@ -147,6 +162,12 @@ impl<D: Domain> Index<D> {
 
 fn next_place(shard: u32, stop: u32, end: u32) -> Option<(u32, u32)> {
     if stop < end { Some((shard, stop)) } else { (shard as usize + 1 < SHARDS).then_some((shard + 1, 0)) }
+}
+
+/// Whether what is in a bag is told at once.
+pub(crate) fn is_small<D: Domain>(bag: &Bag<D>, lists_max: usize) -> bool {
+    bag.len() <= lists_max
+        && bag.iter().map(|(_, _, from)| from.bytes().len()).sum::<usize>() <= SORTED_BYTES_MAX
 }
 
 /// Tells of everything in a small bag, in the total order of the captures lists.

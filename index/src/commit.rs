@@ -106,6 +106,15 @@ pub struct Reader<'i, D: Domain> {
 pub struct Writer<'i, D: Domain> {
     index: &'i Index<D>,
     state: ShardedLockWriteGuard<'i, State<D>>,
+    /// What has ended and may be large. Stands after the lock, so that it is dropped when others can go on.
+    ended: Vec<Ended<D>>,
+}
+
+/// What is dropped without a lock.
+#[allow(dead_code)] // Held for its drop.
+enum Ended<D: Domain> {
+    Group(Arc<crate::Group<D>>),
+    Members(Members),
 }
 
 /// What an action did to the store.
@@ -148,8 +157,8 @@ impl<D: Domain> Index<D> {
         }
     }
 
-    /// Another bound up to which new observers are told at once of all captures lists that are there, in their
-    /// total order, instead of by a [`crate::Replay`].
+    /// Another bound up to which new observers are told at once of all captures lists that are there (unless they
+    /// are long), in their total order, instead of by a [`crate::Replay`].
     pub fn with_sorted_max(mut self, lists_max: usize) -> Index<D> {
         self.sorted_max = lists_max;
         self
@@ -165,7 +174,8 @@ impl<D: Domain> Index<D> {
 
     /// Exclusive access.
     pub fn write(&self) -> Writer<'_, D> {
-        Writer { index: self, state: self.trie.write().unwrap_or_else(PoisonError::into_inner) }
+        let state = self.trie.write().unwrap_or_else(PoisonError::into_inner);
+        Writer { index: self, state, ended: Vec::new() }
     }
 
     /// How many distinct assertions are alive. Takes each shard's lock in turn.
@@ -304,6 +314,7 @@ impl<D: Domain> Writer<'_, D> {
     pub fn cancel(&mut self, prepared: Prepared<D>) {
         let (_, gone) = self.state.trie.leave(&prepared.group, None, prepared.domain);
         self.forget_members(gone);
+        self.ended.push(Ended::Group(prepared.group));
     }
 
     pub(crate) fn trie(&mut self) -> &mut Trie<D> {
@@ -325,7 +336,7 @@ impl<D: Domain> Writer<'_, D> {
         self.state.subscriptions.insert(address, subscription);
         let mut bag = group.bag.lock();
         debug_assert!(bag.filling.is_none(), "the caller advances what it prepared to the end");
-        if bag.len() <= self.index.sorted_max {
+        if crate::build::is_small(&bag, self.index.sorted_max) {
             crate::build::sorted(&bag, &group.reading(), scratch, |handle, captures, from| {
                 sink.assert(&endpoint, handle, captures, from);
             });
@@ -356,13 +367,14 @@ impl<D: Domain> Writer<'_, D> {
             }
         }
         bag.end_replay(observer);
+        drop(bag);
+        self.ended.push(Ended::Group(group));
     }
 
-    fn forget_members(&self, skeleton: Option<u32>) {
+    fn forget_members(&mut self, skeleton: Option<u32>) {
         let Some(id) = skeleton else { return };
         for shard in &self.index.shards {
-            let members = shard.lock().members.remove(&id);
-            drop(members);
+            self.ended.extend(shard.lock().members.remove(&id).map(Ended::Members));
         }
     }
 }

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use smallvec::SmallVec;
 use staunch_protocols::wire::{View, tag};
 
 use crate::pattern::{Class, Loc};
 
 /// Nodes by the label of a record: compared while there are few, looked up by hash when there are more.
 enum Labels {
-    Few(SmallVec<[(Box<[u8]>, u32); 1]>),
+    Few(Vec<(Box<[u8]>, u32)>),
     Many(HashMap<Box<[u8]>, u32, RandomState>),
 }
 
@@ -44,7 +43,7 @@ impl Labels {
             Labels::Many(map) => {
                 map.remove(label);
                 if map.is_empty() {
-                    *self = Labels::Few(SmallVec::new());
+                    *self = Labels::Few(Vec::new());
                 } else if map.len() < map.capacity() / 8 {
                     map.shrink_to_fit();
                 }
@@ -87,7 +86,7 @@ pub(crate) struct Edge {
 impl Edge {
     /// One that leads nowhere yet.
     pub(crate) fn new(loc: Loc) -> Edge {
-        Edge { loc, recs: Labels::Few(SmallVec::new()), arr: None, dict: None }
+        Edge { loc, recs: Labels::Few(Vec::new()), arr: None, dict: None }
     }
 
     /// The node for a class.
@@ -126,7 +125,8 @@ impl Edge {
     #[inline(always)]
     pub(crate) fn follow(&self, part: View<'_>) -> Option<u32> {
         match part.tag() {
-            tag::RECORD => self.recs.get(part.first_child()?.span()),
+            // The label comes right after the record's own token.
+            tag::RECORD => self.recs.get(part.at(part.token() + 1).span()),
             tag::SEQUENCE => self.arr,
             tag::DICTIONARY => self.dict,
             _ => None,
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn few_and_many_labels() {
-        let mut labels = Labels::Few(SmallVec::new());
+        let mut labels = Labels::Few(Vec::new());
         for n in 0..100u32 {
             labels.insert(&n.to_be_bytes(), n);
             assert!((0..=n).all(|m| labels.get(&m.to_be_bytes()) == Some(m)));

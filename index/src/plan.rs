@@ -1,6 +1,6 @@
 //! How the observers of one pattern read what they capture.
 
-use staunch_protocols::wire::View;
+use staunch_protocols::wire::{View, tag};
 
 use crate::Captures;
 use crate::find::{Finder, NEAR, resolve};
@@ -86,6 +86,38 @@ impl Plan {
     }
 }
 
+/// Where a pass over a compound stands.
+///
+/// The token after a value that stands in a compound always exists: it is the next value or the end marker.
+struct Pass<'a> {
+    /// The token after the present value.
+    next: View<'a>,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Pass<'a> {
+    /// At the first value inside a compound that has any.
+    #[inline(always)]
+    fn new(within: View<'a>, bytes: &[u8]) -> Option<Pass<'a>> {
+        let next = within.at(within.token() + 1);
+        let mut pass = Pass { next, start: 0, end: next.start() };
+        pass.step(bytes)?;
+        Some(pass)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, bytes: &[u8]) -> Option<()> {
+        self.start = self.end;
+        if bytes[self.start] == tag::END {
+            return None;
+        }
+        self.next = self.next.at(self.next.token() + self.next.tokens());
+        self.end = self.next.start();
+        Some(())
+    }
+}
+
 #[inline(always)]
 fn forward<'v>(
     within: View<'_>,
@@ -94,16 +126,16 @@ fn forward<'v>(
     bytes: &'v [u8],
     out: &mut Captures<'v>,
 ) -> Option<()> {
-    let mut at = within.first_child()?;
+    let mut pass = Pass::new(within, bytes)?;
     if is_record {
-        at = at.next_sibling()?;
+        pass.step(bytes)?;
     }
     for field in fields {
         for _ in 0..field.skip {
-            at = at.next_sibling()?;
+            pass.step(bytes)?;
         }
         if field.is_captured {
-            out.push(&bytes[at.start()..at.end()]);
+            out.push(&bytes[pass.start..pass.end]);
         }
     }
     Some(())

@@ -115,6 +115,9 @@ pub fn looks_like_observe(bytes: &[u8]) -> bool {
 pub(crate) struct Rescan {
     scanner: Scanner,
     finder: Finder,
+    /// Bytes scanned.
+    #[cfg(test)]
+    pub(crate) scanned_bytes: usize,
 }
 
 impl Default for Rescan {
@@ -125,7 +128,12 @@ impl Default for Rescan {
             tokens_max: u32::MAX,
             integer_bytes_max: u32::MAX,
         };
-        Rescan { scanner: Scanner::new(limits), finder: Finder::default() }
+        Rescan {
+            scanner: Scanner::new(limits),
+            finder: Finder::default(),
+            #[cfg(test)]
+            scanned_bytes: 0,
+        }
     }
 }
 
@@ -137,6 +145,10 @@ impl Rescan {
 
     /// The same, with what finds its parts.
     pub(crate) fn open<'a>(&'a mut self, bytes: &'a [u8]) -> (View<'a>, &'a mut Finder) {
+        #[cfg(test)]
+        {
+            self.scanned_bytes += bytes.len();
+        }
         self.scanner.reset();
         let scanned = self.scanner.scan(bytes);
         debug_assert!(scanned.is_ok(), "stored values are well-formed");
