@@ -1,1 +1,2 @@
 //! Criterion benches, side-by-side runs and their results.
+pub mod routing;

@@ -4,13 +4,24 @@
 //! A captures list is not stored: its slot points at one assertion that gives it (its *representative*). Slots
 //! are numbered, so that a new observer can be told of a large bag piece by piece while it changes
 //! ([`Replay`]).
+//!
+//! **Invariant:** a representative is at most a few times as long as the list (see [`WASTE_BYTES`]), so comparing a
+//! list with one that is there costs what the list is long, whatever else its values hold.
 
-use hashbrown::HashTable;
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
 use staunch_protocols::wire::tag;
 
 use crate::Captures;
-use crate::pattern::{Loc, Shape, registers, resolve};
+use crate::find::{registers, resolve};
+use crate::pattern::{Loc, Shape};
+use crate::slots::Slots;
+use crate::table::Table;
 use crate::value::{Domain, Rescan, Stored};
+
+/// A representative may be four times as long as the list and this much.
+const WASTE_BYTES: usize = 256;
 
 /// One captures list. 24 bytes.
 struct Slot<D: Domain> {
@@ -20,14 +31,17 @@ struct Slot<D: Domain> {
     handle: u64,
     /// How many assertions give it.
     count: u32,
-    /// Hash of the list.
-    hash: u32,
+}
+
+impl<D: Domain> Default for Slot<D> {
+    fn default() -> Self {
+        Slot { representative: None, handle: 0, count: 0 }
+    }
 }
 
 /// How far an observer has been told of what was there when it came.
 #[derive(Debug)]
 struct Replay {
-    observer: u64,
     /// The next slot to tell.
     cursor: u32,
     /// Slots with this handle or a later one were filled after the observer came, and told to it then.
@@ -36,10 +50,11 @@ struct Replay {
 
 /// See the module's head.
 pub(crate) struct Bag<D: Domain> {
-    table: HashTable<u32>,
-    slots: Vec<Slot<D>>,
-    free: Vec<u32>,
-    replays: Vec<Replay>,
+    /// Slots by the hash of their lists.
+    table: Table,
+    slots: Slots<Slot<D>>,
+    /// By observer.
+    replays: HashMap<u64, Replay, RandomState>,
     /// While the bag is being filled from the store: shard and slot from where on assertions are not counted
     /// yet.
     pub(crate) filling: Option<(u32, u32)>,
@@ -48,10 +63,9 @@ pub(crate) struct Bag<D: Domain> {
 impl<D: Domain> Default for Bag<D> {
     fn default() -> Bag<D> {
         Bag {
-            table: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            replays: Vec::new(),
+            table: Table::default(),
+            slots: Slots::default(),
+            replays: HashMap::default(),
             filling: Some((0, 0)),
         }
     }
@@ -79,13 +93,13 @@ impl Reading<'_> {
         rescan: &mut Rescan,
     ) -> Captures<'v> {
         let bytes = stored.bytes();
-        let view = rescan.view(bytes);
+        let (view, finder) = rescan.open(bytes);
         let slice = |part: std::ops::Range<usize>| &bytes[part];
         if stored.header().is_captures {
             return view.children().map(|c| slice(c.start()..c.end())).collect();
         }
-        let Some(registers) = registers(self.shape, view) else { return Captures::new() };
-        let parts = self.captures.iter().filter_map(|loc| resolve(loc, view, &registers));
+        let Some(registers) = registers(self.shape, view, finder) else { return Captures::new() };
+        let parts = self.captures.iter().filter_map(|loc| resolve(loc, view, &registers, finder));
         parts.map(|c| slice(c.start()..c.end())).collect()
     }
 }
@@ -93,7 +107,7 @@ impl Reading<'_> {
 impl<D: Domain> Bag<D> {
     /// How many captures lists are alive.
     pub(crate) fn len(&self) -> usize {
-        self.table.len()
+        self.slots.len()
     }
 
     /// Whether an assertion at this place in the store has been counted, or is to be counted as it comes.
@@ -112,23 +126,17 @@ impl<D: Domain> Bag<D> {
         handle: impl FnOnce() -> u64,
     ) -> Change {
         if let Some(slot) = self.find(reading, captures, hash, None, rescan) {
-            self.slots[slot as usize].count += 1;
+            if let Some(entry) = self.slots.get_mut(slot) {
+                entry.count += 1;
+            }
             return Change::None;
         }
         let handle = handle();
-        let filled = Slot { representative: Some(from.clone()), handle, count: 1, hash };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = filled;
-                slot
-            }
-            None => {
-                self.slots.push(filled);
-                (self.slots.len() - 1) as u32
-            }
-        };
-        let slots = &self.slots;
-        self.table.insert_unique(spread(hash), slot, |s| spread(slots[*s as usize].hash));
+        let list_bytes: usize = captures.iter().map(|c| c.len()).sum();
+        let is_apt = from.bytes().len() <= 4 * list_bytes + WASTE_BYTES;
+        let representative = if is_apt { from.clone() } else { list_alone(captures, hash, from) };
+        let slot = self.slots.insert(Slot { representative: Some(representative), handle, count: 1 });
+        self.table.insert(hash, slot);
         Change::Edge { slot, handle }
     }
 
@@ -142,7 +150,7 @@ impl<D: Domain> Bag<D> {
         rescan: &mut Rescan,
     ) -> Change {
         let Some(slot) = self.find(reading, captures, hash, Some(from), rescan) else { return Change::None };
-        let entry = &mut self.slots[slot as usize];
+        let Some(entry) = self.slots.get_mut(slot) else { return Change::None };
         entry.count -= 1;
         if entry.count > 0 {
             // Others give the same list; the value that goes must not be kept for it.
@@ -152,12 +160,8 @@ impl<D: Domain> Bag<D> {
             return Change::None;
         }
         let handle = entry.handle;
-        entry.representative = None;
-        if let Ok(found) = self.table.find_entry(spread(hash), |s| *s == slot) {
-            found.remove();
-        }
-        self.free.push(slot);
-        self.shrink();
+        self.slots.remove(slot);
+        self.table.remove(hash, slot);
         Change::Edge { slot, handle }
     }
 
@@ -169,46 +173,34 @@ impl<D: Domain> Bag<D> {
         from: Option<&Stored<D>>,
         rescan: &mut Rescan,
     ) -> Option<u32> {
-        let same = |slot: &u32| {
-            let entry = &self.slots[*slot as usize];
-            let Some(representative) = &entry.representative else { return false };
-            entry.hash == hash
-                && (from.is_some_and(|f| f.is_same(representative))
-                    || *reading.captures_of(representative, rescan) == *captures)
-        };
-        let mut same = same;
-        self.table.find(spread(hash), |s| same(s)).copied()
-    }
-
-    /// An emptied bag gives its memory back.
-    fn shrink(&mut self) {
-        if self.table.is_empty() && self.slots.len() > 64 && self.replays.is_empty() {
-            self.table = HashTable::new();
-            self.slots = Vec::new();
-            self.free = Vec::new();
-        }
+        self.table.find(hash, |slot| {
+            let Some(representative) = self.slots.get(slot).and_then(|s| s.representative.as_ref()) else {
+                return false;
+            };
+            from.is_some_and(|f| f.is_same(representative))
+                || *reading.captures_of(representative, rescan) == *captures
+        })
     }
 
     /// Whether an observer is to be told that the list in `slot` went: not if it was never told of it.
+    #[inline]
     pub(crate) fn was_told(&self, observer: u64, slot: u32, handle: u64) -> bool {
-        self.replays
-            .iter()
-            .find(|r| r.observer == observer)
-            .is_none_or(|r| slot < r.cursor || handle >= r.since)
+        self.replays.is_empty()
+            || self.replays.get(&observer).is_none_or(|r| slot < r.cursor || handle >= r.since)
     }
 
     /// Begins to tell an observer of what is there; `since` is the first handle not given out yet.
     pub(crate) fn begin_replay(&mut self, observer: u64, since: u64) {
-        self.replays.push(Replay { observer, cursor: 0, since });
+        self.replays.insert(observer, Replay { cursor: 0, since });
     }
 
     /// Forgets an unfinished replay; what it told so far is still known to [`Bag::was_told`]'s caller.
     pub(crate) fn end_replay(&mut self, observer: u64) {
-        self.replays.retain(|r| r.observer != observer);
+        self.replays.remove(&observer);
     }
 
-    /// Tells the observer of at most `slots_max` more slots, or until `tell` returns false. Returns whether
-    /// there may be more.
+    /// Tells the observer of what is in at most `slots_max` more slots or empty chunks of them, or until `tell`
+    /// returns false. Returns whether there may be more.
     pub(crate) fn continue_replay(
         &mut self,
         reading: &Reading<'_>,
@@ -217,12 +209,17 @@ impl<D: Domain> Bag<D> {
         rescan: &mut Rescan,
         tell: &mut dyn FnMut(u64, &Stored<D>, &Captures<'_>) -> bool,
     ) -> bool {
-        let Some(replay) = self.replays.iter_mut().find(|r| r.observer == observer) else { return false };
-        let end = self.slots.len() as u32;
-        let stop = end.min(replay.cursor.saturating_add(slots_max));
-        while replay.cursor < stop {
-            let entry = &self.slots[replay.cursor as usize];
-            replay.cursor += 1;
+        let Some(replay) = self.replays.get_mut(&observer) else { return false };
+        let mut budget = slots_max;
+        while budget > 0 {
+            let (next, looked) = self.slots.next(replay.cursor);
+            budget = budget.saturating_sub(looked);
+            let entry = next.and_then(|slot| Some((slot, self.slots.get(slot)?)));
+            let Some((slot, entry)) = entry else {
+                self.end_replay(observer);
+                return false;
+            };
+            replay.cursor = slot + 1;
             if let Some(stored) = &entry.representative
                 && entry.handle < replay.since
                 && !tell(entry.handle, stored, &reading.captures_of(stored, rescan))
@@ -230,7 +227,7 @@ impl<D: Domain> Bag<D> {
                 break;
             }
         }
-        if replay.cursor >= end {
+        if replay.cursor >= self.slots.end() {
             self.end_replay(observer);
             return false;
         }
@@ -239,8 +236,7 @@ impl<D: Domain> Bag<D> {
 
     /// All lists alive, in slot order, with slot and handle.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u64, &Stored<D>)> {
-        let slots = self.slots.iter().enumerate();
-        slots.filter_map(|(i, s)| s.representative.as_ref().map(|r| (i as u32, s.handle, r)))
+        self.slots.iter().filter_map(|(i, s)| s.representative.as_ref().map(|r| (i, s.handle, r)))
     }
 }
 
@@ -253,8 +249,100 @@ fn list_alone<D: Domain>(captures: &[&[u8]], hash: u32, from: &Stored<D>) -> Sto
     Stored::new(&bytes, hash, true, from.header().extra.clone())
 }
 
-/// Spreads a 32-bit hash over the 64 bits that the table draws on at both ends.
-#[inline]
-pub(crate) fn spread(hash: u32) -> u64 {
-    (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+#[cfg(test)]
+mod tests {
+    use staunch_protocols::wire::encode;
+
+    use super::*;
+    use crate::pattern::{Class, Step};
+
+    struct Plug;
+
+    impl Domain for Plug {
+        type Endpoint = To;
+        type Extra = ();
+        type Owner = ();
+    }
+
+    #[derive(Clone)]
+    struct To;
+
+    impl crate::Endpoint for To {
+        fn handle_domain(&self) -> u64 {
+            0
+        }
+        fn is_gone(&self) -> bool {
+            false
+        }
+    }
+
+    fn stored(length: usize, n: i64) -> Stored<Plug> {
+        let mut bytes = vec![tag::SEQUENCE];
+        encode::int(&mut bytes, 1);
+        encode::int(&mut bytes, n);
+        encode::bytes(&mut bytes, &vec![0; length]);
+        encode::end(&mut bytes);
+        Stored::new(&bytes, n as u32, false, None)
+    }
+
+    /// Adds to and removes from a bag of the first elements of sequences.
+    struct Firsts {
+        shape: Shape,
+        captures: Vec<Loc>,
+        bag: Bag<Plug>,
+        rescan: Rescan,
+        handles: u64,
+    }
+
+    impl Firsts {
+        fn new() -> Firsts {
+            let captures = vec![Loc::Child { register: 0, step: Step::Index(0) }];
+            let shape = vec![(Loc::Root, Class::Arr)];
+            Firsts { shape, captures, bag: Bag::default(), rescan: Rescan::default(), handles: 0 }
+        }
+
+        fn change(&mut self, list: &[u8], from: &Stored<Plug>, is_added: bool) -> bool {
+            let Firsts { shape, captures, bag, rescan, handles } = self;
+            let reading = Reading { shape, captures };
+            let hash = u32::from(list[list.len() - 1]);
+            let change = if is_added {
+                let next = || {
+                    *handles += 1;
+                    *handles
+                };
+                bag.add(&reading, &[list], hash, from, rescan, next)
+            } else {
+                bag.remove(&reading, &[list], hash, from, rescan)
+            };
+            matches!(change, Change::Edge { .. })
+        }
+    }
+
+    #[test]
+    fn a_long_representative_is_not_scanned_for_every_equal_list() {
+        let mut firsts = Firsts::new();
+        let one = [tag::INTEGER, 1, 1];
+        let long = stored(1 << 20, 0);
+        assert!(firsts.change(&one, &long, true));
+        let short: Vec<_> = (1..1000).map(|n| stored(3, n)).collect();
+        assert!(short.iter().all(|from| !firsts.change(&one, from, true)));
+        assert!(!firsts.change(&one, &long, false));
+        let last = short.iter().map(|from| firsts.change(&one, from, false)).filter(|is_edge| *is_edge);
+        assert_eq!(last.count(), 1);
+        let scanned = firsts.rescan.scanned_bytes;
+        assert!(scanned < 2000 * 16, "{scanned} bytes scanned");
+    }
+
+    #[test]
+    fn replays_pending_do_not_weigh_on_each_other() {
+        let mut firsts = Firsts::new();
+        let lists: Vec<[u8; 3]> = (0..100).map(|n| [tag::INTEGER, 1, n]).collect();
+        let from = stored(3, 1);
+        lists.iter().for_each(|list| assert!(firsts.change(list, &from, true)));
+        (0..1000).for_each(|observer| firsts.bag.begin_replay(observer, 101));
+        assert!((0..1000).all(|observer| !firsts.bag.was_told(observer, 0, 1)));
+        assert!(firsts.bag.was_told(1000, 0, 1) && firsts.bag.was_told(0, 0, 101));
+        (0..1000).for_each(|observer| firsts.bag.end_replay(observer));
+        assert!(firsts.bag.replays.is_empty());
+    }
 }

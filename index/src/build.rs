@@ -13,7 +13,8 @@ use staunch_protocols::wire::sort_key;
 use crate::Captures;
 use crate::bag::{Bag, Reading};
 use crate::commit::{Index, SHARDS, Scratch};
-use crate::pattern::{Pattern, registers};
+use crate::find::registers;
+use crate::pattern::Pattern;
 use crate::store::{Members, Shard};
 use crate::trie::{Group, key_of};
 use crate::value::{Domain, Rescan, Stored};
@@ -22,8 +23,14 @@ use crate::value::{Domain, Rescan, Stored};
 /// larger one piece by piece, in the order of the bag.
 pub(crate) const SORTED_MAX: usize = 512;
 
+/// Unless their values are longer than this together, since all of it is scanned while nobody else can go on.
+const SORTED_BYTES_MAX: usize = 1 << 20;
+
 /// Places of a shard that are looked at under one hold of its lock.
 const STEP: u32 = 128;
+
+/// And bytes of values scanned meanwhile, but for the last value.
+const STEP_BYTES: usize = 64 << 10;
 
 /// A reserved place for one observer: to be advanced until it is ready, then handed over in an
 /// [`crate::Action::Assert`] or to [`crate::Writer::cancel`].
@@ -64,19 +71,21 @@ impl<D: Domain> Index<D> {
                 return false;
             }
             let mut shard = self.shards[number as usize].lock();
-            let stop = shard.end().min(slot + STEP);
-            *budget -= (stop - slot.min(stop)) as i64 + 1;
-            for slot in slot..stop {
-                let Some(stored) = shard.get(slot).cloned() else { continue };
-                let value = scratch.rescan.view(stored.bytes());
-                let Some(registers) = registers(&skeleton.shape, value) else { continue };
-                let Some(key) = key_of(&skeleton.constants, value, &registers, &mut scratch.key) else {
-                    continue;
-                };
-                let key = self.hash(key);
+            let mut stop = slot;
+            let mut bytes = 0;
+            while stop < shard.end().min(slot + STEP) && bytes < STEP_BYTES {
+                let at = stop;
+                stop += 1;
+                let Some(stored) = shard.get(at).cloned() else { continue };
+                bytes += stored.bytes().len();
+                let (value, finder) = scratch.rescan.open(stored.bytes());
+                let Some(registers) = registers(&skeleton.shape, value, finder) else { continue };
+                let key = key_of(&skeleton.constants, value, &registers, finder, &mut scratch.key);
+                let Some(key) = key.map(|key| self.hash(key)) else { continue };
                 let new = || Members::new(!skeleton.constants.is_empty());
-                shard.members.entry(skeleton.id).or_insert_with(new).insert(key, slot);
+                shard.members.entry(skeleton.id).or_insert_with(new).insert(key, at);
             }
+            *budget -= i64::from(stop - slot) + 1;
             *building = next_place(number, stop, shard.end());
         }
         true
@@ -118,11 +127,16 @@ impl<D: Domain> Index<D> {
     ) -> Option<u32> {
         *budget -= 1;
         let members = shard.members.get(&group.skeleton.id)?;
+        let mut bytes = 0;
         for _ in 0..STEP {
+            if bytes >= STEP_BYTES {
+                break;
+            }
             let at = members.next(key, slot)?;
             slot = at + 1;
             *budget -= 1;
             if let Some(stored) = shard.get(at) {
+                bytes += stored.bytes().len();
                 self.count(group, stored, bag, scratch);
             }
         }
@@ -131,14 +145,15 @@ impl<D: Domain> Index<D> {
 
     fn count(&self, group: &Group<D>, stored: &Stored<D>, bag: &mut Bag<D>, scratch: &mut Scratch) {
         let Scratch { key, rescan, rescan_bag, .. } = scratch;
-        let value = rescan.view(stored.bytes());
+        let (value, finder) = rescan.open(stored.bytes());
         let skeleton = &group.skeleton;
-        let Some(registers) = registers(&skeleton.shape, value) else { return };
+        let Some(registers) = registers(&skeleton.shape, value, finder) else { return };
         // Members share only a hash of the constants.
-        if key_of(&skeleton.constants, value, &registers, key) != Some(&*group.key) {
+        if key_of(&skeleton.constants, value, &registers, finder, key) != Some(&*group.key) {
             return;
         }
-        if let Some(captures) = group.captures(value, stored.bytes(), &registers) {
+        let mut captures = Captures::new();
+        if group.plan.read(value, stored.bytes(), &registers, finder, &mut captures) {
             let hash = self.hash_captures(&captures);
             bag.add(&group.reading(), &captures, hash, stored, rescan_bag, || self.next_handle());
         }
@@ -147,6 +162,12 @@ impl<D: Domain> Index<D> {
 
 fn next_place(shard: u32, stop: u32, end: u32) -> Option<(u32, u32)> {
     if stop < end { Some((shard, stop)) } else { (shard as usize + 1 < SHARDS).then_some((shard + 1, 0)) }
+}
+
+/// Whether what is in a bag is told at once.
+pub(crate) fn is_small<D: Domain>(bag: &Bag<D>, lists_max: usize) -> bool {
+    bag.len() <= lists_max
+        && bag.iter().map(|(_, _, from)| from.bytes().len()).sum::<usize>() <= SORTED_BYTES_MAX
 }
 
 /// Tells of everything in a small bag, in the total order of the captures lists.

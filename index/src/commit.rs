@@ -12,9 +12,10 @@ use smallvec::SmallVec;
 use staunch_protocols::wire::View;
 
 use crate::bag::{Bag, Change};
-use crate::build::Prepared;
+use crate::build::{Prepared, SORTED_MAX};
+use crate::roster::Observer;
 use crate::store::{Members, Shard};
-use crate::trie::{Entry, Observer, Trie, Walk, key_of};
+use crate::trie::{Entry, Trie, Walk, key_of};
 use crate::value::{Domain, Endpoint, Rescan, Stored};
 use crate::{Captures, Sink};
 
@@ -57,6 +58,27 @@ pub struct Index<D: Domain> {
     /// The next handle: unique among all indexes that share it, ascending. Relaxed suffices: each use is an
     /// atomic increment or, under a bag's lock, a load that the lock orders after the increments made under it.
     handles: Arc<AtomicU64>,
+    /// See [`Index::with_sorted_max`].
+    sorted_max: usize,
+}
+
+/// What an index holds: counts, each zero in an empty one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Distinct assertions.
+    pub assertions: usize,
+    /// Subscriptions.
+    pub observers: usize,
+    /// Shapes with constant positions.
+    pub skeletons: usize,
+    /// Nodes of the trie beyond its root.
+    pub nodes: usize,
+    /// Groups of observers that share a bag.
+    pub groups: usize,
+    /// Sets of assertions by skeleton, over all shards.
+    pub member_sets: usize,
+    /// Assertions in them.
+    pub members: usize,
 }
 
 /// What the first lock guards.
@@ -70,6 +92,8 @@ pub(crate) struct State<D: Domain> {
 struct Subscription<D: Domain> {
     group: Arc<crate::Group<D>>,
     observer: u64,
+    /// Its handle domain.
+    domain: u64,
 }
 
 /// Shared access: ordinary turns.
@@ -82,6 +106,15 @@ pub struct Reader<'i, D: Domain> {
 pub struct Writer<'i, D: Domain> {
     index: &'i Index<D>,
     state: ShardedLockWriteGuard<'i, State<D>>,
+    /// What has ended and may be large. Stands after the lock, so that it is dropped when others can go on.
+    ended: Vec<Ended<D>>,
+}
+
+/// What is dropped without a lock.
+#[allow(dead_code)] // Held for its drop.
+enum Ended<D: Domain> {
+    Group(Arc<crate::Group<D>>),
+    Members(Members),
 }
 
 /// What an action did to the store.
@@ -115,7 +148,20 @@ impl<D: Domain> Index<D> {
     pub fn new(handles: Arc<AtomicU64>) -> Index<D> {
         let state = State { trie: Trie::default(), subscriptions: Default::default(), next_observer: 1 };
         let shards = (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect();
-        Index { trie: ShardedLock::new(state), shards, hasher: RandomState::default(), handles }
+        Index {
+            trie: ShardedLock::new(state),
+            shards,
+            hasher: RandomState::default(),
+            handles,
+            sorted_max: SORTED_MAX,
+        }
+    }
+
+    /// Another bound up to which new observers are told at once of all captures lists that are there (unless they
+    /// are long), in their total order, instead of by a [`crate::Replay`].
+    pub fn with_sorted_max(mut self, lists_max: usize) -> Index<D> {
+        self.sorted_max = lists_max;
+        self
     }
 
     /// Shared access. Hold it for a bounded number of turns only.
@@ -128,7 +174,8 @@ impl<D: Domain> Index<D> {
 
     /// Exclusive access.
     pub fn write(&self) -> Writer<'_, D> {
-        Writer { index: self, state: self.trie.write().unwrap_or_else(PoisonError::into_inner) }
+        let state = self.trie.write().unwrap_or_else(PoisonError::into_inner);
+        Writer { index: self, state, ended: Vec::new() }
     }
 
     /// How many distinct assertions are alive. Takes each shard's lock in turn.
@@ -139,6 +186,19 @@ impl<D: Domain> Index<D> {
     /// How many skeletons there are.
     pub fn skeletons(&self) -> usize {
         self.read().state.trie.skeletons()
+    }
+
+    /// What it holds. Takes each shard's lock in turn.
+    pub fn usage(&self) -> Usage {
+        let state = self.read().state;
+        let mut usage = Usage { observers: state.subscriptions.len(), ..state.trie.usage() };
+        for shard in &self.shards {
+            let shard = shard.lock();
+            usage.assertions += shard.len();
+            usage.members += shard.members.values().map(Members::len).sum::<usize>();
+            usage.member_sets += shard.members.len();
+        }
+        usage
     }
 
     /// How many observers there are.
@@ -179,12 +239,14 @@ impl<D: Domain> Reader<'_, D> {
         mut to: impl FnMut(&D::Endpoint, &Captures<'_>),
     ) {
         let Scratch { walk, key, .. } = scratch;
-        self.state.trie.walk(body, walk, |place, registers| {
-            let Some(key) = key_of(&place.skeleton.constants, body, registers, key) else { return };
-            let Some(entries) = place.buckets.get(key) else { return };
-            for entry in entries {
-                if let Some(captures) = entry.group.captures(body, body.all_bytes(), registers) {
-                    entry.observers.iter().for_each(|o| to(&o.endpoint, &captures));
+        let bytes = body.all_bytes();
+        let mut captures = Captures::new();
+        self.state.trie.walk(body, walk, |place, registers, finder| {
+            let constants = &place.skeleton.constants;
+            let Some(key) = key_of(constants, body, registers, finder, key) else { return };
+            for entry in place.entries(key) {
+                if entry.group.plan.read(body, bytes, registers, finder, &mut captures) {
+                    entry.roster.observers().iter().for_each(|o| to(&o.endpoint, &captures));
                 }
             }
         });
@@ -252,6 +314,7 @@ impl<D: Domain> Writer<'_, D> {
     pub fn cancel(&mut self, prepared: Prepared<D>) {
         let (_, gone) = self.state.trie.leave(&prepared.group, None, prepared.domain);
         self.forget_members(gone);
+        self.ended.push(Ended::Group(prepared.group));
     }
 
     pub(crate) fn trie(&mut self) -> &mut Trie<D> {
@@ -269,26 +332,28 @@ impl<D: Domain> Writer<'_, D> {
         let observer = self.state.next_observer;
         self.state.next_observer += 1;
         let group = prepared.group;
-        self.state.subscriptions.insert(address, Subscription { group: group.clone(), observer });
+        let subscription = Subscription { group: group.clone(), observer, domain: prepared.domain };
+        self.state.subscriptions.insert(address, subscription);
         let mut bag = group.bag.lock();
         debug_assert!(bag.filling.is_none(), "the caller advances what it prepared to the end");
-        if bag.len() <= crate::build::SORTED_MAX {
+        if crate::build::is_small(&bag, self.index.sorted_max) {
             crate::build::sorted(&bag, &group.reading(), scratch, |handle, captures, from| {
                 sink.assert(&endpoint, handle, captures, from);
             });
         } else {
             bag.begin_replay(observer, self.index.handles.load(Ordering::Relaxed));
+            // The sink may pull at once, which takes the bag's lock.
+            drop(bag);
             sink.replay(&endpoint, crate::Replay { group: group.clone(), observer });
         }
-        drop(bag);
         self.state.trie.join(&group, Observer { id: observer, endpoint });
     }
 
     fn unsubscribe(&mut self, address: usize, scratch: &mut Scratch, sink: &mut impl Sink<D>) {
-        let Some(Subscription { group, observer }) = self.state.subscriptions.remove(&address) else {
+        let Some(Subscription { group, observer, domain }) = self.state.subscriptions.remove(&address) else {
             return;
         };
-        let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), 0);
+        let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), domain);
         self.forget_members(skeleton);
         let Some(gone) = gone else { return };
         let mut bag = group.bag.lock();
@@ -302,13 +367,14 @@ impl<D: Domain> Writer<'_, D> {
             }
         }
         bag.end_replay(observer);
+        drop(bag);
+        self.ended.push(Ended::Group(group));
     }
 
-    fn forget_members(&self, skeleton: Option<u32>) {
+    fn forget_members(&mut self, skeleton: Option<u32>) {
         let Some(id) = skeleton else { return };
         for shard in &self.index.shards {
-            let members = shard.lock().members.remove(&id);
-            drop(members);
+            self.ended.extend(shard.lock().members.remove(&id).map(Ended::Members));
         }
     }
 }
@@ -407,7 +473,7 @@ impl<D: Domain> Index<D> {
             wanted.into_iter().map(|(id, bag)| (id, bag.lock())).collect();
         for op in ops {
             let effect = &effects[op.action as usize];
-            let observers = &op.entry.observers;
+            let observers = op.entry.roster.observers();
             if effect.kind == Kind::Message {
                 observers.iter().for_each(|o| sink.message(&o.endpoint, &op.captures));
                 continue;
@@ -487,9 +553,9 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
     /// of each skeleton.
     fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shards: Option<&mut Shards<'_, D>>) {
         let Route { index, effect, action, ops, key, .. } = self;
-        self.trie.walk(value, self.walk, |place, registers| {
+        self.trie.walk(value, self.walk, |place, registers, finder| {
             let skeleton = &place.skeleton;
-            let Some(constants) = key_of(&skeleton.constants, value, registers, key) else { return };
+            let Some(constants) = key_of(&skeleton.constants, value, registers, finder, key) else { return };
             if let Some(shards) = &mut shards
                 && let Ok(at) = shards.binary_search_by_key(&effect.shard, |(s, _)| *s)
             {
@@ -502,9 +568,9 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
                     members.remove(key_hash, effect.slot);
                 }
             }
-            let Some(entries) = place.buckets.get(constants) else { return };
-            for entry in entries {
-                if let Some(captures) = entry.group.captures(value, bytes, registers) {
+            for entry in place.entries(constants) {
+                let mut captures = Captures::new();
+                if entry.group.plan.read(value, bytes, registers, finder, &mut captures) {
                     ops.push(Op { action: *action, entry, captures });
                 }
             }

@@ -4,10 +4,11 @@
 //! canonical bytes and observers as opaque endpoints; sockets, sessions and capabilities are its caller's.
 //!
 //! # Layout
-//! - [`pattern`]: patterns, compiled flat.
-//! - `trie`: skeletons by shape; the observers at each.
+//! - [`pattern`]: patterns, compiled flat; `plan`: how captures are read; `find`: looking into values.
+//! - `trie`: skeletons by shape; `edge`: its edges; `roster`: the observers at each skeleton.
 //! - `store`: the assertions, in shards.
 //! - `bag`: which captures lists a group of observers has been told of.
+//! - `table`, `slots`: containers that never move much at once.
 //! - `commit`: turns, which lock what they touch and take effect whole.
 //!
 //! # Costs
@@ -29,15 +30,21 @@
 mod bag;
 mod build;
 mod commit;
+mod edge;
+mod find;
 pub mod pattern;
+mod plan;
+mod roster;
+mod slots;
 mod store;
+mod table;
 mod trie;
 mod value;
 
 use smallvec::SmallVec;
 
 pub use build::Prepared;
-pub use commit::{Action, Reader, Scratch, Writer};
+pub use commit::{Action, Reader, Scratch, Usage, Writer};
 pub use trie::Group;
 pub use value::{Domain, Endpoint, Stored, looks_like_observe};
 

@@ -5,7 +5,6 @@
 //! root, or a child of a register. So matching needs no recursion, and two patterns with equal shapes share
 //! the work.
 
-use smallvec::SmallVec;
 use staunch_protocols::wire::{View, sort_key, tag};
 
 /// A step from a compound into it.
@@ -43,7 +42,7 @@ pub enum Class {
 }
 
 impl Class {
-    fn admits(&self, value: View<'_>) -> bool {
+    pub(crate) fn admits(&self, value: View<'_>) -> bool {
         match self {
             Class::Rec(label) => value.label().is_some_and(|l| l.span() == &**label),
             Class::Arr => value.tag() == tag::SEQUENCE,
@@ -54,9 +53,6 @@ impl Class {
 
 /// The groups of a pattern in pre-order: where each stands and what it matches.
 pub type Shape = Vec<(Loc, Class)>;
-
-/// Tokens of the parts of a value that the groups of a shape matched.
-pub type Registers = SmallVec<[u32; 8]>;
 
 /// A compiled pattern.
 ///
@@ -69,38 +65,11 @@ pub struct Pattern {
     pub constants: Vec<(Loc, Box<[u8]>)>,
     /// What is captured, in order.
     pub captures: Vec<Loc>,
-    /// Positions that must exist, whatever they hold, beyond constants, captures and groups.
+    /// Positions that must exist, whatever they hold, beyond constants, captures and groups. An index is left out
+    /// if a later one of the same group is looked at: who has that has the earlier ones.
     pub required: Vec<Loc>,
     /// Whether it is well-formed but asks for something no value has, such as field `-1`.
     pub is_impossible: bool,
-}
-
-/// Finds the part of `value` at `loc`. Cost: the elements before it.
-#[inline]
-pub fn resolve<'a>(loc: &Loc, value: View<'a>, registers: &[u32]) -> Option<View<'a>> {
-    match loc {
-        Loc::Root => Some(value),
-        Loc::Child { register, step } => {
-            let within = value.at(registers[*register as usize]);
-            match step {
-                Step::Index(i) => within.index(*i),
-                Step::Key(key) => within.get(key),
-            }
-        }
-    }
-}
-
-/// Matches the groups of a shape against `value`. Cost: the elements before each group.
-pub fn registers(shape: &Shape, value: View<'_>) -> Option<Registers> {
-    let mut found = Registers::new();
-    for (loc, class) in shape {
-        let part = resolve(loc, value, &found)?;
-        if !class.admits(part) {
-            return None;
-        }
-        found.push(part.token());
-    }
-    Some(found)
 }
 
 /// A part of a pattern that waits to be compiled.
@@ -126,7 +95,29 @@ impl Pattern {
             compiled.add(next, &mut pending)?;
         }
         compiled.constants.sort();
+        compiled.drop_implied();
         Some(compiled)
+    }
+
+    /// Leaves out of `required` what something else that is looked at implies.
+    fn drop_implied(&mut self) {
+        if self.required.is_empty() {
+            return;
+        }
+        // One past the last index looked at, in each group.
+        let mut ends = vec![0; self.shape.len()];
+        let groups = self.shape.iter().map(|(loc, _)| loc);
+        let constants = self.constants.iter().map(|(loc, _)| loc);
+        for loc in groups.chain(constants).chain(&self.captures).chain(&self.required) {
+            if let Loc::Child { register, step: Step::Index(i) } = loc {
+                let end = &mut ends[*register as usize];
+                *end = (*end).max(u64::from(*i) + 1);
+            }
+        }
+        self.required.retain(|loc| match loc {
+            Loc::Child { register, step: Step::Index(i) } => u64::from(*i) + 1 == ends[*register as usize],
+            _ => true,
+        });
     }
 
     fn add<'a>(

@@ -4,140 +4,140 @@
 //! Values have slots, small numbers, so that sets of them are bits or lists of four bytes, and so that a shard
 //! can be walked in pieces while it changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 
-use crate::bag::spread;
+use crate::table::Table;
 use crate::value::{Domain, Stored};
 
-/// A set of slots, one bit each.
-#[derive(Debug, Default)]
-pub(crate) struct Bits(Vec<u64>);
+/// A set of slots: what it costs depends on how many there are, not on how large the numbers are.
+#[derive(Debug)]
+pub(crate) enum SlotSet {
+    /// Sorted.
+    Few(Vec<u32>),
+    /// One bit each, in words by number: 18 bytes each if they lie scattered, a third of a byte if dense.
+    Many { words: BTreeMap<u32, u64>, count: u32 },
+}
 
-impl Bits {
+/// Where [`SlotSet::Few`] ends.
+const FEW_MAX: usize = 64;
+
+impl Default for SlotSet {
+    fn default() -> Self {
+        SlotSet::Few(Vec::new())
+    }
+}
+
+impl SlotSet {
     fn insert(&mut self, slot: u32) {
-        let word = slot as usize / 64;
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
+        match self {
+            SlotSet::Few(list) => {
+                if let Err(at) = list.binary_search(&slot) {
+                    list.insert(at, slot);
+                }
+                if list.len() > FEW_MAX {
+                    let list = std::mem::take(list);
+                    *self = SlotSet::Many { words: BTreeMap::new(), count: 0 };
+                    list.into_iter().for_each(|slot| self.insert(slot));
+                }
+            }
+            SlotSet::Many { words, count } => {
+                let word = words.entry(slot / 64).or_default();
+                *count += u32::from(*word >> (slot % 64) & 1 == 0);
+                *word |= 1 << (slot % 64);
+            }
         }
-        self.0[word] |= 1 << (slot % 64);
     }
 
     fn remove(&mut self, slot: u32) {
-        if let Some(word) = self.0.get_mut(slot as usize / 64) {
-            *word &= !(1 << (slot % 64));
+        match self {
+            SlotSet::Few(list) => {
+                if let Ok(at) = list.binary_search(&slot) {
+                    list.remove(at);
+                }
+            }
+            SlotSet::Many { words, count } => {
+                let Some(word) = words.get_mut(&(slot / 64)) else { return };
+                *count -= (*word >> (slot % 64) & 1) as u32;
+                *word &= !(1 << (slot % 64));
+                if *word == 0 {
+                    words.remove(&(slot / 64));
+                }
+                if *count == 0 {
+                    *self = SlotSet::default();
+                }
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            SlotSet::Few(list) => list.len(),
+            SlotSet::Many { count, .. } => *count as usize,
         }
     }
 
     /// The first slot in the set from `from` on.
     fn next(&self, from: u32) -> Option<u32> {
-        let mut word = from as usize / 64;
-        let mut bits = self.0.get(word)? & (u64::MAX << (from % 64));
-        while bits == 0 {
-            word += 1;
-            bits = *self.0.get(word)?;
-        }
-        Some(word as u32 * 64 + bits.trailing_zeros())
-    }
-}
-
-/// Slots of values that have the same constants (up to their hash) in one shard.
-#[derive(Debug)]
-pub(crate) enum Slots {
-    /// Sorted.
-    Few(Vec<u32>),
-    Many(Bits),
-}
-
-const FEW_MAX: usize = 64;
-
-impl Slots {
-    fn insert(&mut self, slot: u32) {
         match self {
-            Slots::Few(list) => {
-                if let Err(at) = list.binary_search(&slot) {
-                    list.insert(at, slot);
+            SlotSet::Few(list) => list.get(list.partition_point(|s| *s < from)).copied(),
+            SlotSet::Many { words, .. } => {
+                let first = words.get(&(from / 64)).map_or(0, |word| word & u64::MAX << (from % 64));
+                if first != 0 {
+                    return Some(from / 64 * 64 + first.trailing_zeros());
                 }
-                if list.len() > FEW_MAX {
-                    let mut bits = Bits::default();
-                    list.iter().for_each(|s| bits.insert(*s));
-                    *self = Slots::Many(bits);
-                }
+                let (number, word) = words.range(from / 64 + 1..).next()?;
+                Some(number * 64 + word.trailing_zeros())
             }
-            Slots::Many(bits) => bits.insert(slot),
-        }
-    }
-
-    fn remove(&mut self, slot: u32) {
-        match self {
-            Slots::Few(list) => {
-                if let Ok(at) = list.binary_search(&slot) {
-                    list.remove(at);
-                }
-            }
-            Slots::Many(bits) => bits.remove(slot),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Slots::Few(list) => list.is_empty(),
-            Slots::Many(bits) => bits.next(0).is_none(),
-        }
-    }
-
-    fn next(&self, from: u32) -> Option<u32> {
-        match self {
-            Slots::Few(list) => list.get(list.partition_point(|s| *s < from)).copied(),
-            Slots::Many(bits) => bits.next(from),
         }
     }
 }
 
-/// Constants' hash, and the slot of the only value that has them or the number of a set.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Keyed {
-    hash: u32,
-    at: u32,
-}
-
+/// Marks the number of a set in a table whose other numbers are slots.
 const IS_SET: u32 = 1 << 31;
 
 /// The values of one shard that have one skeleton's shape.
 #[derive(Debug)]
 pub(crate) enum Members {
     /// The skeleton has no constants.
-    All(Bits),
-    /// By the hash of the constants. Different constants may share a hash; whoever reads checks.
-    ByKey { table: HashTable<Keyed>, sets: Vec<Slots>, free: Vec<u32> },
+    All(SlotSet),
+    /// By the hash of the constants: the slot of the only value that has it, or the number of a set. Different
+    /// constants may share a hash; whoever reads checks.
+    ByKey { table: Table, sets: Vec<SlotSet>, free: Vec<u32> },
 }
 
 impl Members {
     pub(crate) fn new(has_constants: bool) -> Members {
         if has_constants {
-            Members::ByKey { table: HashTable::new(), sets: Vec::new(), free: Vec::new() }
+            Members::ByKey { table: Table::default(), sets: Vec::new(), free: Vec::new() }
         } else {
-            Members::All(Bits::default())
+            Members::All(SlotSet::default())
+        }
+    }
+
+    /// How many values are in. Cost: the sets.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Members::All(set) => set.len(),
+            Members::ByKey { table, sets, free } => {
+                let singles = table.len() + free.len() - sets.len();
+                singles + sets.iter().map(SlotSet::len).sum::<usize>()
+            }
         }
     }
 
     /// Enters a value; a second time changes nothing.
     pub(crate) fn insert(&mut self, key: u32, slot: u32) {
         let (table, sets, free) = match self {
-            Members::All(bits) => return bits.insert(slot),
+            Members::All(set) => return set.insert(slot),
             Members::ByKey { table, sets, free } => (table, sets, free),
         };
-        let Some(found) = table.find_mut(spread(key), |e| e.hash == key) else {
-            table.insert_unique(spread(key), Keyed { hash: key, at: slot }, |e| spread(e.hash));
-            return;
-        };
-        let at = found.at;
+        let Some(at) = table.find(key, |_| true) else { return table.insert(key, slot) };
         if at & IS_SET != 0 {
             sets[(at & !IS_SET) as usize].insert(slot);
         } else if at != slot {
-            let set = Slots::Few(vec![at.min(slot), at.max(slot)]);
+            let set = SlotSet::Few(vec![at.min(slot), at.max(slot)]);
             let number = match free.pop() {
                 Some(number) => {
                     sets[number as usize] = set;
@@ -148,38 +148,40 @@ impl Members {
                     (sets.len() - 1) as u32
                 }
             };
-            found.at = number | IS_SET;
+            table.replace(key, at, number | IS_SET);
         }
     }
 
     /// Takes a value out; one that is not in changes nothing.
     pub(crate) fn remove(&mut self, key: u32, slot: u32) {
         let (table, sets, free) = match self {
-            Members::All(bits) => return bits.remove(slot),
+            Members::All(set) => return set.remove(slot),
             Members::ByKey { table, sets, free } => (table, sets, free),
         };
-        let Ok(found) = table.find_entry(spread(key), |e| e.hash == key) else { return };
-        let at = found.get().at;
+        let Some(at) = table.find(key, |_| true) else { return };
         if at == slot {
-            found.remove();
+            table.remove(key, at);
         } else if at & IS_SET != 0 {
             let number = at & !IS_SET;
             let set = &mut sets[number as usize];
             set.remove(slot);
-            if set.is_empty() {
-                *set = Slots::Few(Vec::new());
+            if set.len() == 0 {
+                *set = SlotSet::default();
                 free.push(number);
-                found.remove();
+                table.remove(key, at);
             }
+        }
+        if table.is_empty() {
+            (*sets, *free) = (Vec::new(), Vec::new());
         }
     }
 
     /// The first slot from `from` on whose constants have this hash.
     pub(crate) fn next(&self, key: u32, from: u32) -> Option<u32> {
         match self {
-            Members::All(bits) => bits.next(from),
+            Members::All(set) => set.next(from),
             Members::ByKey { table, sets, .. } => {
-                let at = table.find(spread(key), |e| e.hash == key)?.at;
+                let at = table.find(key, |_| true)?;
                 if at & IS_SET != 0 {
                     sets[(at & !IS_SET) as usize].next(from)
                 } else {
@@ -192,7 +194,7 @@ impl Members {
 
 /// One shard.
 pub(crate) struct Shard<D: Domain> {
-    table: HashTable<u32>,
+    table: Table,
     slots: Vec<Option<Stored<D>>>,
     free: Vec<u32>,
     pub(crate) members: HashMap<u32, Members, RandomState>,
@@ -200,7 +202,7 @@ pub(crate) struct Shard<D: Domain> {
 
 impl<D: Domain> Default for Shard<D> {
     fn default() -> Self {
-        Shard { table: HashTable::new(), slots: Vec::new(), free: Vec::new(), members: HashMap::default() }
+        Shard { table: Table::default(), slots: Vec::new(), free: Vec::new(), members: HashMap::default() }
     }
 }
 
@@ -227,10 +229,8 @@ impl<D: Domain> Shard<D> {
         extra: Option<Box<D::Extra>>,
     ) -> (Stored<D>, u32, bool) {
         let slots = &self.slots;
-        let same = |s: &u32| {
-            slots[*s as usize].as_ref().is_some_and(|v| v.header().hash == hash && v.bytes() == bytes)
-        };
-        if let Some(&slot) = self.table.find(spread(hash), same)
+        let same = |s: u32| slots[s as usize].as_ref().is_some_and(|v| v.bytes() == bytes);
+        if let Some(slot) = self.table.find(hash, same)
             && let Some(stored) = self.slots[slot as usize].clone()
         {
             let is_first = stored.place();
@@ -248,9 +248,7 @@ impl<D: Domain> Shard<D> {
                 (self.slots.len() - 1) as u32
             }
         };
-        let slots = &self.slots;
-        let rehash = |s: &u32| slots[*s as usize].as_ref().map_or(0, |v| spread(v.header().hash));
-        self.table.insert_unique(spread(hash), slot, rehash);
+        self.table.insert(hash, slot);
         (stored, slot, true)
     }
 
@@ -260,9 +258,10 @@ impl<D: Domain> Shard<D> {
             return None;
         }
         let slots = &self.slots;
-        let same = |s: &u32| slots[*s as usize].as_ref().is_some_and(|v| v.is_same(stored));
-        let found = self.table.find_entry(spread(stored.header().hash), same).ok()?;
-        let (slot, _) = found.remove();
+        let hash = stored.header().hash;
+        let slot =
+            self.table.find(hash, |s| slots[s as usize].as_ref().is_some_and(|v| v.is_same(stored)))?;
+        self.table.remove(hash, slot);
         self.slots[slot as usize] = None;
         self.free.push(slot);
         self.shrink();
@@ -272,7 +271,6 @@ impl<D: Domain> Shard<D> {
     /// Gives memory back after a crowd has left.
     fn shrink(&mut self) {
         if self.table.is_empty() && self.slots.len() > 64 {
-            self.table = HashTable::new();
             self.slots = Vec::new();
             self.free = Vec::new();
         }

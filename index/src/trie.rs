@@ -4,24 +4,37 @@
 //! group's place in the value, so skeletons whose shape the value lacks are never visited. A node holds the
 //! skeletons whose shape ends there: one for each set of constant positions. A skeleton's observers lie in
 //! buckets by the constants' bytes; in a bucket, those that capture the same positions form a [`Group`].
+//!
+//! Routing goes over nodes and buckets. Joining and leaving finds skeletons, groups and observers by tables
+//! beside them, so it does not depend on how many others there are.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as TableEntry;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use staunch_protocols::wire::{View, tag};
+use staunch_protocols::wire::View;
 
-use crate::Captures;
 use crate::bag::{Bag, Reading};
-use crate::pattern::{Class, Loc, Pattern, Shape, resolve};
-use crate::value::{Domain, Endpoint};
+use crate::commit::Usage;
+use crate::edge::Edge;
+use crate::find::{Finder, resolve};
+use crate::pattern::{Loc, Pattern, Shape, Step};
+use crate::plan::Plan;
+use crate::roster::{Lanes, Observer, Roster};
+use crate::value::Domain;
 
 /// What the groups of one skeleton share.
 pub(crate) struct Skeleton {
     pub(crate) id: u32,
-    pub(crate) node: u32,
+    node: u32,
+    /// Where its place stands in its node. Written and read under the trie's lock.
+    at: AtomicU32,
     pub(crate) shape: Shape,
     pub(crate) constants: Vec<Loc>,
     /// The shard and slot up to which existing assertions have been entered; `None` once all are.
@@ -35,12 +48,15 @@ pub struct Group<D: Domain> {
     pub(crate) skeleton: Arc<Skeleton>,
     /// The constants' bytes, one after the other.
     pub(crate) key: Box<[u8]>,
-    pub(crate) captures: Vec<Loc>,
-    pub(crate) required: Vec<Loc>,
+    captures: Box<[Loc]>,
+    required: Box<[Loc]>,
+    is_impossible: bool,
+    pub(crate) plan: Plan,
     /// Observers of the same pattern in one handle domain are in different lanes.
     lane: u32,
+    /// Where its entry stands in its bucket. Written and read under the trie's lock.
+    at: AtomicU32,
     pub(crate) bag: Mutex<Bag<D>>,
-    is_impossible: bool,
 }
 
 impl<D: Domain> Group<D> {
@@ -48,93 +64,62 @@ impl<D: Domain> Group<D> {
         Reading { shape: &self.skeleton.shape, captures: &self.captures }
     }
 
-    /// What it captures from a value (which lies in `bytes`) whose groups stand at `registers`; `None` if a part
-    /// is missing.
-    #[inline]
-    pub(crate) fn captures<'v>(
-        &self,
-        value: View<'_>,
-        bytes: &'v [u8],
-        registers: &[u32],
-    ) -> Option<Captures<'v>> {
-        if self.is_impossible {
-            return None;
-        }
-        for loc in &self.required {
-            resolve(loc, value, registers)?;
-        }
-        let mut captures = Captures::new();
-        for loc in &self.captures {
-            let part = resolve(loc, value, registers)?;
-            captures.push(&bytes[part.start()..part.end()]);
-        }
-        Some(captures)
+    /// Whether observers of this pattern, which has the group's constants, can be in it.
+    fn suits(&self, pattern: &Pattern) -> bool {
+        *self.captures == *pattern.captures
+            && *self.required == *pattern.required
+            && self.is_impossible == pattern.is_impossible
     }
-}
-
-/// One subscription.
-pub(crate) struct Observer<D: Domain> {
-    pub(crate) id: u64,
-    pub(crate) endpoint: D::Endpoint,
 }
 
 /// A group and who is in it.
 pub(crate) struct Entry<D: Domain> {
     pub(crate) group: Arc<Group<D>>,
-    pub(crate) observers: Vec<Observer<D>>,
-    /// Handle domains of observers about to come.
-    reserved: SmallVec<[u64; 1]>,
+    pub(crate) roster: Roster<D>,
 }
 
+/// The groups of one pattern: one for each lane.
+struct Family<D: Domain> {
+    hash: u64,
+    groups: SmallVec<[Option<Arc<Group<D>>>; 1]>,
+    lanes: Lanes,
+}
+
+impl<D: Domain> Family<D> {
+    fn first(&self) -> Option<&Arc<Group<D>>> {
+        self.groups.iter().flatten().next()
+    }
+}
+
+/// A skeleton and its observers.
 pub(crate) struct Place<D: Domain> {
     pub(crate) skeleton: Arc<Skeleton>,
-    pub(crate) buckets: HashMap<Box<[u8]>, Vec<Entry<D>>, RandomState>,
+    /// The observers, if the skeleton has no constants.
+    plain: Vec<Entry<D>>,
+    /// The observers by the constants' bytes, if it has any.
+    keyed: HashMap<Box<[u8]>, Vec<Entry<D>>, RandomState>,
     /// Held for its drop: whoever is charged for the skeleton.
     _owner: D::Owner,
 }
 
-#[derive(Default)]
-struct Edge {
-    loc: Option<Loc>,
-    recs: HashMap<Box<[u8]>, u32, RandomState>,
-    arr: Option<u32>,
-    dict: Option<u32>,
-}
-
-impl Edge {
-    fn get(&self, class: &Class) -> Option<u32> {
-        match class {
-            Class::Rec(label) => self.recs.get(label).copied(),
-            Class::Arr => self.arr,
-            Class::Dict => self.dict,
-        }
+impl<D: Domain> Place<D> {
+    /// The groups whose constants have these bytes.
+    #[inline(always)]
+    pub(crate) fn entries(&self, key: &[u8]) -> &[Entry<D>] {
+        if key.is_empty() { &self.plain } else { self.keyed.get(key).map_or(&[], |entries| entries) }
     }
 
-    fn set(&mut self, class: &Class, node: Option<u32>) {
-        match (class, node) {
-            (Class::Rec(label), Some(node)) => drop(self.recs.insert(label.clone(), node)),
-            (Class::Rec(label), None) => drop(self.recs.remove(label)),
-            (Class::Arr, node) => self.arr = node,
-            (Class::Dict, node) => self.dict = node,
-        }
+    fn entries_mut(&mut self, key: &[u8]) -> Option<&mut Vec<Entry<D>>> {
+        if key.is_empty() { Some(&mut self.plain) } else { self.keyed.get_mut(key) }
     }
 
     fn is_empty(&self) -> bool {
-        self.recs.is_empty() && self.arr.is_none() && self.dict.is_none()
-    }
-
-    #[inline]
-    fn follow(&self, part: View<'_>) -> Option<u32> {
-        match part.tag() {
-            tag::RECORD => self.recs.get(part.label()?.span()).copied(),
-            tag::SEQUENCE => self.arr,
-            tag::DICTIONARY => self.dict,
-            _ => None,
-        }
+        self.plain.is_empty() && self.keyed.is_empty()
     }
 }
 
 struct Node<D: Domain> {
+    /// In the order of their positions.
     edges: Vec<Edge>,
     places: Vec<Place<D>>,
 }
@@ -149,7 +134,11 @@ impl<D: Domain> Default for Node<D> {
 pub(crate) struct Trie<D: Domain> {
     nodes: Vec<Node<D>>,
     free: Vec<u32>,
-    skeletons: usize,
+    /// By shape and constant positions.
+    skeletons: HashTable<Arc<Skeleton>>,
+    /// By skeleton, constants, captures and what else is required.
+    families: HashTable<Family<D>>,
+    hasher: RandomState,
     next_skeleton: u32,
     next_group: u64,
 }
@@ -157,53 +146,85 @@ pub(crate) struct Trie<D: Domain> {
 /// Memory for walks.
 #[derive(Default)]
 pub(crate) struct Walk {
-    stack: Vec<(u32, u16, u32)>,
+    /// Nodes still to visit, with how many registers are to be kept, and one more.
+    stack: Vec<(u32, u32, u32)>,
     registers: Vec<u32>,
+    pub(crate) finder: Finder,
 }
 
 impl<D: Domain> Default for Trie<D> {
     fn default() -> Self {
-        Trie { nodes: vec![Node::default()], free: Vec::new(), skeletons: 0, next_skeleton: 0, next_group: 0 }
+        Trie {
+            nodes: vec![Node::default()],
+            free: Vec::new(),
+            skeletons: HashTable::new(),
+            families: HashTable::new(),
+            hasher: RandomState::default(),
+            next_skeleton: 0,
+            next_group: 0,
+        }
     }
 }
 
 impl<D: Domain> Trie<D> {
     /// How many skeletons there are.
     pub(crate) fn skeletons(&self) -> usize {
-        self.skeletons
+        self.skeletons.len()
+    }
+
+    /// What it holds; see there.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            skeletons: self.skeletons.len(),
+            nodes: self.nodes.len() - 1 - self.free.len(),
+            groups: self.families.iter().map(|family| family.groups.iter().flatten().count()).sum(),
+            ..Usage::default()
+        }
     }
 
     /// Visits the skeletons whose shape `value` has, with the tokens of its registers. Cost: the edges of the
-    /// nodes reached, and the elements before the parts they look at. Iterative.
-    #[inline]
+    /// nodes reached that look at what is there, and a pass over what they look at. Iterative.
+    #[inline(always)]
     pub(crate) fn walk<'t>(
         &'t self,
         value: View<'_>,
         walk: &mut Walk,
-        mut visit: impl FnMut(&'t Place<D>, &[u32]),
+        mut visit: impl FnMut(&'t Place<D>, &[u32], &mut Finder),
     ) {
-        let Walk { stack, registers } = walk;
+        let Walk { stack, registers, finder } = walk;
         stack.clear();
-        stack.push((0, 0, 0));
-        while let Some((node, depth, token)) = stack.pop() {
-            if depth > 0 {
-                registers.truncate(depth as usize - 1);
-                registers.push(token);
-            } else {
-                registers.clear();
-            }
-            let node = &self.nodes[node as usize];
+        registers.clear();
+        finder.begin();
+        let mut node = &self.nodes[0];
+        loop {
             for place in &node.places {
-                visit(place, registers);
+                visit(place, registers, finder);
             }
-            for edge in &node.edges {
-                if let Some(loc) = &edge.loc
-                    && let Some(part) = resolve(loc, value, registers)
-                    && let Some(next) = edge.follow(part)
+            let depth = registers.len() as u32;
+            // Most nodes lead on to one other at most, which need not go over the stack.
+            let mut ahead = None;
+            let mut edges = node.edges.iter();
+            while let Some(edge) = edges.next() {
+                let Some(part) = resolve(&edge.loc, value, registers, finder) else {
+                    skip_missing(&edge.loc, &mut edges);
+                    continue;
+                };
+                if let Some(next) = edge.follow(part)
+                    && let Some((other, token)) = ahead.replace((next, part.token()))
                 {
-                    stack.push((next, depth + 1, part.token()));
+                    stack.push((other, depth, token));
                 }
             }
+            let (next, token) = match ahead {
+                Some(next) => next,
+                None => {
+                    let Some((next, depth, token)) = stack.pop() else { return };
+                    registers.truncate(depth as usize);
+                    (next, token)
+                }
+            };
+            registers.push(token);
+            node = &self.nodes[next as usize];
         }
     }
 
@@ -221,17 +242,16 @@ impl<D: Domain> Trie<D> {
     fn node_for(&mut self, shape: &Shape) -> u32 {
         let mut node = 0;
         for (loc, class) in shape {
-            let known = self.nodes[node as usize].edges.iter().find(|e| e.loc.as_ref() == Some(loc));
-            node = match known.and_then(|e| e.get(class)) {
+            let edges = &mut self.nodes[node as usize].edges;
+            let at = edges.binary_search_by(|e| e.loc.cmp(loc)).unwrap_or_else(|at| {
+                edges.insert(at, Edge::new(loc.clone()));
+                at
+            });
+            node = match edges[at].get(class) {
                 Some(next) => next,
                 None => {
                     let next = self.allocate();
-                    let edges = &mut self.nodes[node as usize].edges;
-                    let at = edges.iter().position(|e| e.loc.as_ref() == Some(loc)).unwrap_or_else(|| {
-                        edges.push(Edge { loc: Some(loc.clone()), ..Edge::default() });
-                        edges.len() - 1
-                    });
-                    edges[at].set(class, Some(next));
+                    self.nodes[node as usize].edges[at].set(class, next);
                     next
                 }
             };
@@ -241,28 +261,29 @@ impl<D: Domain> Trie<D> {
 
     /// Removes what has become empty along a shape's path.
     fn prune(&mut self, shape: &Shape) {
-        let mut path = vec![0];
+        // The nodes on the path, each with the number of the edge that leads on.
+        let mut path = Vec::with_capacity(shape.len());
+        let mut node = 0;
         for (loc, class) in shape {
-            let edges = &self.nodes[path[path.len() - 1] as usize].edges;
-            match edges.iter().find(|e| e.loc.as_ref() == Some(loc)).and_then(|e| e.get(class)) {
-                Some(next) => path.push(next),
-                None => return,
-            }
+            let edges = &self.nodes[node as usize].edges;
+            let Ok(at) = edges.binary_search_by(|e| e.loc.cmp(loc)) else { return };
+            let Some(next) = edges[at].get(class) else { return };
+            path.push((node, at));
+            node = next;
         }
-        for depth in (1..path.len()).rev() {
-            let node = &self.nodes[path[depth] as usize];
-            if !node.edges.is_empty() || !node.places.is_empty() {
+        for ((parent, at), (_, class)) in path.into_iter().zip(shape).rev() {
+            let ended = &mut self.nodes[node as usize];
+            if !ended.edges.is_empty() || !ended.places.is_empty() {
                 return;
             }
-            self.free.push(path[depth]);
-            let (loc, class) = &shape[depth - 1];
-            let edges = &mut self.nodes[path[depth - 1] as usize].edges;
-            if let Some(at) = edges.iter().position(|e| e.loc.as_ref() == Some(loc)) {
-                edges[at].set(class, None);
-                if edges[at].is_empty() {
-                    edges.swap_remove(at);
-                }
+            *ended = Node::default();
+            self.free.push(node);
+            let edges = &mut self.nodes[parent as usize].edges;
+            edges[at].clear(class);
+            if edges[at].is_empty() {
+                edges.remove(at);
             }
+            node = parent;
         }
     }
 
@@ -274,88 +295,112 @@ impl<D: Domain> Trie<D> {
         domain: u64,
         admit: impl FnOnce() -> Result<D::Owner, R>,
     ) -> Result<Arc<Group<D>>, R> {
-        let locs =
-            |p: &Place<D>| p.skeleton.constants.iter().eq(pattern.constants.iter().map(|(loc, _)| loc));
-        let known = self.find(&pattern.shape).and_then(|node| {
-            self.nodes[node as usize].places.iter().position(locs).map(|place| (node, place))
-        });
-        let (node, place) = match known {
-            Some(found) => found,
-            None => self.add_place(pattern, admit()?),
-        };
-        self.next_group += 1;
-        let place = &mut self.nodes[node as usize].places[place];
+        let skeleton = self.skeleton(pattern, admit)?;
         let key: Vec<u8> = pattern.constants.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
-        let entries = place.buckets.entry(key.clone().into()).or_default();
-        let same = |g: &Group<D>| {
-            g.captures == pattern.captures
-                && g.required == pattern.required
-                && g.is_impossible == pattern.is_impossible
+        let hash = self.hash_family(skeleton.id, &key, &pattern.captures, &pattern.required);
+        let place = &mut self.nodes[skeleton.node as usize].places[position(&skeleton.at)];
+        let is_it = |family: &Family<D>| {
+            let first = family.first();
+            first.is_some_and(|g| g.skeleton.id == skeleton.id && *g.key == *key && g.suits(pattern))
         };
-        let mut lane = 0;
-        for entry in entries.iter_mut().filter(|e| same(&e.group)) {
-            if !entry.reserved.contains(&domain)
-                && !entry.observers.iter().any(|o| o.endpoint.handle_domain() == domain)
-            {
-                entry.reserved.push(domain);
-                return Ok(entry.group.clone());
-            }
-            lane = lane.max(entry.group.lane + 1);
+        let family = self.families.entry(hash, is_it, |f| f.hash).or_insert_with(|| Family {
+            hash,
+            groups: SmallVec::new(),
+            lanes: Lanes::default(),
+        });
+        let family = family.into_mut();
+        let is_in_first = match family.groups.first() {
+            Some(Some(first)) => place
+                .entries_mut(&key)
+                .is_some_and(|entries| entries[position(&first.at)].roster.contains(domain)),
+            _ => false,
+        };
+        let lane = family.lanes.take(domain, is_in_first);
+        let entries = if key.is_empty() {
+            &mut place.plain
+        } else {
+            place.keyed.entry(key.as_slice().into()).or_default()
+        };
+        if family.groups.len() <= lane as usize {
+            family.groups.resize(lane as usize + 1, None);
         }
+        let slot = &mut family.groups[lane as usize];
+        if let Some(group) = slot {
+            entries[position(&group.at)].roster.reserve(domain);
+            return Ok(group.clone());
+        }
+        self.next_group += 1;
         let group = Arc::new(Group {
             id: self.next_group,
-            skeleton: place.skeleton.clone(),
+            skeleton,
             key: key.into(),
-            captures: pattern.captures.clone(),
-            required: pattern.required.clone(),
-            lane,
-            bag: Mutex::default(),
+            captures: pattern.captures.clone().into(),
+            required: pattern.required.clone().into(),
             is_impossible: pattern.is_impossible,
+            plan: Plan::new(pattern),
+            lane,
+            at: AtomicU32::new(entries.len() as u32),
+            bag: Mutex::default(),
         });
-        let reserved = SmallVec::from_elem(domain, 1);
-        entries.push(Entry { group: group.clone(), observers: Vec::new(), reserved });
+        *slot = Some(group.clone());
+        entries.push(Entry { group: group.clone(), roster: Roster::reserved(domain) });
         Ok(group)
     }
 
-    fn find(&self, shape: &Shape) -> Option<u32> {
-        let mut node = 0;
-        for (loc, class) in shape {
-            let edges = &self.nodes[node as usize].edges;
-            node = edges.iter().find(|e| e.loc.as_ref() == Some(loc))?.get(class)?;
-        }
-        Some(node)
+    fn hash_family(&self, skeleton: u32, key: &[u8], captures: &[Loc], required: &[Loc]) -> u64 {
+        self.hasher.hash_one((skeleton, key, captures, required))
     }
 
-    fn add_place(&mut self, pattern: &Pattern, owner: D::Owner) -> (u32, usize) {
+    /// The skeleton of a pattern, made if need be.
+    fn skeleton<R>(
+        &mut self,
+        pattern: &Pattern,
+        admit: impl FnOnce() -> Result<D::Owner, R>,
+    ) -> Result<Arc<Skeleton>, R> {
+        let constants = || pattern.constants.iter().map(|(loc, _)| loc);
+        let hash = hash_skeleton(&self.hasher, &pattern.shape, constants());
+        let is_it = |s: &Arc<Skeleton>| s.shape == pattern.shape && s.constants.iter().eq(constants());
+        if let Some(known) = self.skeletons.find(hash, is_it) {
+            return Ok(known.clone());
+        }
+        let owner = admit()?;
         let node = self.node_for(&pattern.shape);
         self.next_skeleton += 1;
-        self.skeletons += 1;
-        let skeleton = Skeleton {
+        let places = &mut self.nodes[node as usize].places;
+        let skeleton = Arc::new(Skeleton {
             id: self.next_skeleton,
             node,
+            at: AtomicU32::new(places.len() as u32),
             shape: pattern.shape.clone(),
-            constants: pattern.constants.iter().map(|(loc, _)| loc.clone()).collect(),
+            constants: constants().cloned().collect(),
             building: Mutex::new(Some((0, 0))),
-        };
-        let places = &mut self.nodes[node as usize].places;
-        places.push(Place { skeleton: Arc::new(skeleton), buckets: HashMap::default(), _owner: owner });
-        (node, places.len() - 1)
+        });
+        places.push(Place {
+            skeleton: skeleton.clone(),
+            plain: Vec::new(),
+            keyed: HashMap::default(),
+            _owner: owner,
+        });
+        let Trie { skeletons, hasher, .. } = self;
+        skeletons
+            .insert_unique(hash, skeleton.clone(), |s| hash_skeleton(hasher, &s.shape, s.constants.iter()));
+        Ok(skeleton)
+    }
+
+    fn place(&mut self, group: &Group<D>) -> &mut Place<D> {
+        let skeleton = &group.skeleton;
+        &mut self.nodes[skeleton.node as usize].places[position(&skeleton.at)]
     }
 
     fn entry(&mut self, group: &Group<D>) -> Option<&mut Entry<D>> {
-        let places = &mut self.nodes[group.skeleton.node as usize].places;
-        let place = places.iter_mut().find(|p| p.skeleton.id == group.skeleton.id)?;
-        place.buckets.get_mut(&group.key)?.iter_mut().find(|e| e.group.id == group.id)
+        self.place(group).entries_mut(&group.key)?.get_mut(position(&group.at))
     }
 
     /// Lets an observer join the group where its place was reserved.
     pub(crate) fn join(&mut self, group: &Group<D>, observer: Observer<D>) {
-        let Some(entry) = self.entry(group) else { return };
-        let domain = observer.endpoint.handle_domain();
-        if let Some(at) = entry.reserved.iter().position(|d| *d == domain) {
-            entry.reserved.swap_remove(at);
+        if let Some(entry) = self.entry(group) {
+            entry.roster.join(observer);
         }
-        entry.observers.push(observer);
     }
 
     /// Removes an observer, or with `None` a reservation, and whatever is empty then. Returns the observer, and
@@ -367,61 +412,119 @@ impl<D: Domain> Trie<D> {
         domain: u64,
     ) -> (Option<Observer<D>>, Option<u32>) {
         let Some(entry) = self.entry(group) else { return (None, None) };
-        let mut gone = None;
-        match observer {
-            Some(id) => {
-                if let Some(at) = entry.observers.iter().position(|o| o.id == id) {
-                    gone = Some(entry.observers.swap_remove(at));
-                }
-            }
+        let gone = match observer {
+            Some(id) => entry.roster.leave(domain, id),
             None => {
-                if let Some(at) = entry.reserved.iter().position(|d| *d == domain) {
-                    entry.reserved.swap_remove(at);
-                }
+                entry.roster.cancel(domain);
+                None
             }
-        }
-        if !entry.observers.is_empty() || !entry.reserved.is_empty() {
-            return (gone, None);
-        }
-        let node = &mut self.nodes[group.skeleton.node as usize];
-        let Some(at) = node.places.iter().position(|p| p.skeleton.id == group.skeleton.id) else {
-            return (gone, None);
         };
-        let place = &mut node.places[at];
-        if let Some(entries) = place.buckets.get_mut(&group.key) {
-            entries.retain(|e| e.group.id != group.id);
-            if entries.is_empty() {
-                place.buckets.remove(&group.key);
-            }
+        let is_empty = entry.roster.is_empty();
+        self.leave_lane(group, domain, is_empty);
+        let skeleton = if is_empty { self.remove_group(group) } else { None };
+        (gone, skeleton)
+    }
+
+    /// Gives a lane back, and takes the group out of its family if it ends.
+    fn leave_lane(&mut self, group: &Group<D>, domain: u64, ends: bool) {
+        let hash = self.hash_family(group.skeleton.id, &group.key, &group.captures, &group.required);
+        let is_it = |family: &Family<D>| {
+            let own = family.groups.get(group.lane as usize).and_then(Option::as_ref);
+            own.is_some_and(|g| g.id == group.id)
+        };
+        let TableEntry::Occupied(mut found) = self.families.entry(hash, is_it, |f| f.hash) else { return };
+        let family = found.get_mut();
+        family.lanes.give(domain, group.lane);
+        if !ends {
+            return;
         }
-        if !place.buckets.is_empty() {
-            if place.buckets.capacity() > 64 && place.buckets.len() < place.buckets.capacity() / 8 {
-                place.buckets.shrink_to_fit();
-            }
-            return (gone, None);
+        family.groups[group.lane as usize] = None;
+        while matches!(family.groups.last(), Some(None)) {
+            family.groups.pop();
         }
-        node.places.swap_remove(at);
-        self.skeletons -= 1;
-        self.prune(&group.skeleton.shape);
-        (gone, Some(group.skeleton.id))
+        if family.groups.is_empty() {
+            found.remove();
+        }
+    }
+
+    /// Removes an empty group, and its skeleton if it was the last: its id.
+    fn remove_group(&mut self, group: &Group<D>) -> Option<u32> {
+        let place = self.place(group);
+        let entries = place.entries_mut(&group.key)?;
+        let at = position(&group.at);
+        entries.swap_remove(at);
+        if let Some(moved) = entries.get(at) {
+            set_position(&moved.group.at, at);
+        }
+        if entries.is_empty() {
+            place.plain = Vec::new();
+            place.keyed.remove(&group.key);
+        }
+        if !place.is_empty() {
+            // Shrinking costs what is left; so much has gone since the last time.
+            if place.keyed.capacity() > 64 && place.keyed.len() < place.keyed.capacity() / 8 {
+                place.keyed.shrink_to_fit();
+            }
+            return None;
+        }
+        let skeleton = &group.skeleton;
+        let places = &mut self.nodes[skeleton.node as usize].places;
+        let at = position(&skeleton.at);
+        places.swap_remove(at);
+        if let Some(moved) = places.get(at) {
+            set_position(&moved.skeleton.at, at);
+        }
+        let hash = hash_skeleton(&self.hasher, &skeleton.shape, skeleton.constants.iter());
+        if let Ok(found) = self.skeletons.find_entry(hash, |s| s.id == skeleton.id) {
+            found.remove();
+        }
+        self.prune(&skeleton.shape);
+        Some(skeleton.id)
     }
 }
 
+/// Relaxed: the trie's lock orders all accesses.
+fn position(at: &AtomicU32) -> usize {
+    at.load(Ordering::Relaxed) as usize
+}
+
+/// Relaxed: the trie's lock, held exclusively, orders all accesses.
+fn set_position(at: &AtomicU32, to: usize) {
+    at.store(to as u32, Ordering::Relaxed);
+}
+
+fn hash_skeleton<'l>(hasher: &RandomState, shape: &Shape, constants: impl Iterator<Item = &'l Loc>) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    shape.hash(&mut hasher);
+    constants.for_each(|loc| loc.hash(&mut hasher));
+    hasher.finish()
+}
+
+/// Passes over edges that look past the end of the same compound.
+fn skip_missing(loc: &Loc, edges: &mut std::slice::Iter<'_, Edge>) {
+    let Loc::Child { register, step: Step::Index(_) } = loc else { return };
+    // Edges are in order: of one register, ascending indices, then keys.
+    let last = Loc::Child { register: *register, step: Step::Index(u32::MAX) };
+    let rest = edges.as_slice();
+    *edges = rest[rest.partition_point(|edge| edge.loc <= last)..].iter();
+}
+
 /// The constants of a value at a skeleton's positions, one after the other: borrowed if there is but one.
-#[inline]
+#[inline(always)]
 pub(crate) fn key_of<'a>(
     constants: &[Loc],
     value: View<'a>,
     registers: &[u32],
+    finder: &mut Finder,
     buffer: &'a mut Vec<u8>,
 ) -> Option<&'a [u8]> {
     match constants {
         [] => Some(&[]),
-        [one] => Some(resolve(one, value, registers)?.span()),
+        [one] => Some(resolve(one, value, registers, finder)?.span()),
         many => {
             buffer.clear();
             for loc in many {
-                buffer.extend_from_slice(resolve(loc, value, registers)?.span());
+                buffer.extend_from_slice(resolve(loc, value, registers, finder)?.span());
             }
             Some(buffer)
         }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use staunch_protocols::wire::{Limits, Scanner, View};
 use triomphe::ThinArc;
 
+use crate::find::Finder;
+
 /// The types that the index carries for its caller without looking at them.
 pub trait Domain: Sized + 'static {
     /// Where an observer's events go.
@@ -110,7 +112,13 @@ pub fn looks_like_observe(bytes: &[u8]) -> bool {
 }
 
 /// Scans values that the index itself stored, which were checked when they came in.
-pub(crate) struct Rescan(Scanner);
+pub(crate) struct Rescan {
+    scanner: Scanner,
+    finder: Finder,
+    /// Bytes scanned.
+    #[cfg(test)]
+    pub(crate) scanned_bytes: usize,
+}
 
 impl Default for Rescan {
     fn default() -> Rescan {
@@ -120,16 +128,31 @@ impl Default for Rescan {
             tokens_max: u32::MAX,
             integer_bytes_max: u32::MAX,
         };
-        Rescan(Scanner::new(limits))
+        Rescan {
+            scanner: Scanner::new(limits),
+            finder: Finder::default(),
+            #[cfg(test)]
+            scanned_bytes: 0,
+        }
     }
 }
 
 impl Rescan {
     /// The stored value as a view.
     pub(crate) fn view<'a>(&'a mut self, bytes: &'a [u8]) -> View<'a> {
-        self.0.reset();
-        let scanned = self.0.scan(bytes);
+        self.open(bytes).0
+    }
+
+    /// The same, with what finds its parts.
+    pub(crate) fn open<'a>(&'a mut self, bytes: &'a [u8]) -> (View<'a>, &'a mut Finder) {
+        #[cfg(test)]
+        {
+            self.scanned_bytes += bytes.len();
+        }
+        self.scanner.reset();
+        let scanned = self.scanner.scan(bytes);
         debug_assert!(scanned.is_ok(), "stored values are well-formed");
-        self.0.view(bytes)
+        self.finder.begin();
+        (self.scanner.view(bytes), &mut self.finder)
     }
 }
