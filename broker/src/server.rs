@@ -276,6 +276,11 @@ impl Server {
         })
     }
 
+    /// What the workers have done.
+    pub fn scheduler_metrics(&self) -> crate::schedule::Metrics {
+        self.broker.scheduler().metrics()
+    }
+
     /// How many connections are open.
     pub fn connections(&self) -> usize {
         self.broker.sessions.len()
@@ -326,6 +331,9 @@ impl Drop for Server {
     }
 }
 
+/// For how long a TCP peer may be silent before the kernel asks whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+
 /// Accepts connections on one listener.
 struct Acceptor {
     state: TaskState,
@@ -356,9 +364,12 @@ impl Task<Local> for Acceptor {
                 Peer::Tcp(address) => (format!("tcp:{}", address.ip()), format!("tcp:{address}")),
                 Peer::Unix(who) => (format!("uid:{}", who.uid), format!("unix:{}:{}", who.uid, who.pid)),
             };
-            if matches!(peer, Peer::Unix(_)) {
+            match peer {
                 // Unlike a TCP socket, it has not inherited them from the listener.
-                let _ = stream.set_buffers(self.buffers);
+                Peer::Unix(_) => _ = stream.set_buffers(self.buffers),
+                // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
+                // what it wrote, until its kernel gives up.
+                Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
             }
             match Session::open(&broker, stream, &principal, &name, self.initial.clone(), self.session) {
                 Ok(session) => {

@@ -108,6 +108,8 @@ mod tests {
         assert!(
             ours.is_tcp() && sockopt::tcp_nodelay(&ours).unwrap() && sockopt::tcp_nodelay(&theirs).unwrap()
         );
+        theirs.set_keepalive(std::time::Duration::from_secs(15)).unwrap();
+        assert!(sockopt::socket_keepalive(&theirs).unwrap());
         check_connected(&ours, &theirs);
     }
 

@@ -388,12 +388,13 @@ impl Session {
         let mut carry = std::mem::take(&mut inbound.carry);
         if inbound.scanner.is_none() && !carry.is_empty() {
             let done = self.handle(&carry, inbound, local)?;
-            if done < carry.len() && (inbound.scanner.is_none() || inbound.waiting.is_some()) {
-                carry.drain(..done);
+            // Either something has to wait before the rest, or the rest is an unfinished packet.
+            let is_paused = inbound.waiting.is_some() || done < carry.len() && inbound.scanner.is_none();
+            carry.drain(..done);
+            if is_paused {
                 inbound.carry = carry;
                 return Ok(self.after_pause(inbound));
             }
-            carry.drain(..done);
         }
         if !inbound.is_readable {
             inbound.carry = carry;

@@ -148,6 +148,10 @@ impl Client {
         Client::new(Conn::Tcp(fd.into()))
     }
 
+    pub fn is_unix(&self) -> bool {
+        matches!(self.conn, Conn::Unix(_))
+    }
+
     fn new(conn: Conn) -> Client {
         Client { conn, unread: Vec::new(), pending: VecDeque::new(), has_ended: false, syncs: 0 }
     }

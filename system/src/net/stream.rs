@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
@@ -187,6 +188,22 @@ impl Stream {
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
         if self.is_tcp {
             sockopt::set_tcp_nodelay(&self.fd, on)?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel ask a TCP peer that says nothing whether it is still there: after `idle`, and then twice more, 5 s
+    /// apart. One that does not answer, or has forgotten the connection, hangs up thereby. Nothing to a Unix stream,
+    /// where the kernel knows.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn set_keepalive(&self, idle: Duration) -> io::Result<()> {
+        if self.is_tcp {
+            sockopt::set_socket_keepalive(&self.fd, true)?;
+            sockopt::set_tcp_keepidle(&self.fd, idle)?;
+            sockopt::set_tcp_keepintvl(&self.fd, Duration::from_secs(5))?;
+            sockopt::set_tcp_keepcnt(&self.fd, 3)?;
         }
         Ok(())
     }
