@@ -32,6 +32,8 @@ use crate::dataspace::{Router, Target};
 pub(crate) enum Segment {
     /// Events, one after the other.
     Inline(Vec<u8>),
+    /// The same, held by other outboxes too.
+    Batch(Arc<Vec<u8>>),
     /// A body that other outboxes hold too, with the debt for it.
     Shared(Arc<SharedBody>),
     /// State to be pulled from the store when its turn comes.
@@ -72,10 +74,19 @@ impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
             Segment::Inline(bytes) => bytes,
+            Segment::Batch(bytes) => bytes,
             Segment::Shared(body) => &body.bytes,
             Segment::Replay(_) => &[],
         }
     }
+}
+
+/// What a class of peers gets alike.
+pub(crate) enum Batch {
+    /// To be held by all.
+    Shared(Arc<Vec<u8>>),
+    /// Too small for that.
+    Copied(Vec<u8>),
 }
 
 /// How many pieces one write takes at most.
@@ -111,6 +122,8 @@ struct State {
     debts: DebtRuns,
     /// Bytes of inline segments, those being written included.
     inline_bytes: usize,
+    /// All bytes ever appended (it wraps).
+    appended: u64,
     /// Whoever appended when that was above the ceiling, by session: to be woken when there is room.
     waiters: HashMap<u64, Waker>,
     /// Somebody is writing, with the first pieces in hand.
@@ -213,37 +226,47 @@ impl Outbox {
         cost: u64,
         pool: &mut Pool,
     ) -> Appended {
+        let appended = self.append_with(account, cost, |state| {
+            segments.drain(..).for_each(|segment| state.push(segment));
+            if !buffer.is_empty() && !state.join(buffer) {
+                state.push(Segment::Inline(std::mem::replace(buffer, pool.take())));
+            }
+        });
+        segments.clear();
+        buffer.clear();
+        appended
+    }
+
+    /// Appends what other outboxes get too, like [`Outbox::append`].
+    pub(crate) fn append_batch(
+        &self,
+        batch: &Batch,
+        account: &Arc<Account>,
+        cost: u64,
+        pool: &mut Pool,
+    ) -> Appended {
+        self.append_with(account, cost, |state| match batch {
+            Batch::Shared(bytes) => state.push(Segment::Batch(bytes.clone())),
+            Batch::Copied(bytes) if state.join(bytes) => {}
+            Batch::Copied(bytes) => {
+                let mut piece = pool.take();
+                piece.extend_from_slice(bytes);
+                state.push(Segment::Inline(piece));
+            }
+        })
+    }
+
+    fn append_with(&self, account: &Arc<Account>, cost: u64, append: impl FnOnce(&mut State)) -> Appended {
         let mut state = self.state.lock();
         if state.phase != Phase::Open || state.is_burst {
             drop(state);
-            segments.clear();
-            buffer.clear();
             account.repay(cost);
             return Appended { can_flush: false, level: Level::BelowCeiling };
         }
-        let (mut bytes, mut inline_bytes) = (0, 0);
-        for segment in segments.drain(..) {
-            bytes += segment.bytes().len();
-            if let Segment::Inline(piece) = &segment {
-                inline_bytes += piece.len();
-            }
-            state.queue.push_back(segment);
-        }
-        if !buffer.is_empty() {
-            bytes += buffer.len();
-            inline_bytes += buffer.len();
-            match state.queue.back_mut() {
-                Some(Segment::Inline(last))
-                    if buffer.len() < JOIN_BYTES_MAX && last.len() < 16 * JOIN_BYTES_MAX =>
-                {
-                    last.extend_from_slice(buffer);
-                    buffer.clear();
-                }
-                _ => state.queue.push_back(Segment::Inline(std::mem::replace(buffer, pool.take()))),
-            }
-        }
-        state.debts.push(account, bytes as u64, cost);
-        state.inline_bytes += inline_bytes;
+        let before = state.appended;
+        append(&mut state);
+        let bytes = state.appended.wrapping_sub(before);
+        state.debts.push(account, bytes, cost);
         let level = self.level(&state);
         state.is_burst = level == Level::AboveCap;
         Appended { can_flush: !state.is_writing && !state.is_blocked, level }
@@ -452,6 +475,30 @@ impl Outbox {
 type Dropped = (VecDeque<Segment>, DebtRuns);
 
 impl State {
+    fn push(&mut self, segment: Segment) {
+        let bytes = segment.bytes().len();
+        self.appended = self.appended.wrapping_add(bytes as u64);
+        if matches!(segment, Segment::Inline(_) | Segment::Batch(_)) {
+            self.inline_bytes += bytes;
+        }
+        self.queue.push_back(segment);
+    }
+
+    /// Copies something small to the end of the last piece, if that is small too.
+    fn join(&mut self, bytes: &[u8]) -> bool {
+        match self.queue.back_mut() {
+            Some(Segment::Inline(last))
+                if bytes.len() < JOIN_BYTES_MAX && last.len() < 16 * JOIN_BYTES_MAX =>
+            {
+                last.extend_from_slice(bytes);
+                self.appended = self.appended.wrapping_add(bytes.len() as u64);
+                self.inline_bytes += bytes.len();
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn drop_all(&mut self) -> Dropped {
         self.head = 0;
         self.is_within = false;
@@ -526,6 +573,13 @@ fn put_back(
                 state.inline_bytes -= length;
                 state.is_within = false;
                 pool.put(buffer);
+            }
+            Some(Segment::Batch(batch)) => {
+                state.inline_bytes -= length;
+                state.is_within = false;
+                if let Some(buffer) = Arc::into_inner(batch) {
+                    pool.put(buffer);
+                }
             }
             Some(Segment::Shared(body)) => {
                 state.is_within = true;

@@ -5,19 +5,21 @@
 //! and neither a lock nor an atomic is taken per delivery.
 
 mod commit;
+mod fanout;
 mod replay;
 
 use std::sync::Arc;
 
 use staunch_flowctl::{Account, Loan, Repayments};
-use staunch_index::{Captures, Scratch};
+use staunch_index::{Captures, Observers, Scratch};
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Limits, Scanner, encode, tag};
 
+use self::fanout::FanOuts;
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
-use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Target};
-use crate::outbox::{Flushed, Level, Pool, Segment, SharedBody, WriteCounts};
+use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Router, Target};
+use crate::outbox::{Appended, Flushed, Level, Pool, Segment, SharedBody, WriteCounts};
 use crate::relay::{Failure, Remote, Session};
 use crate::schedule::Ready;
 
@@ -46,7 +48,7 @@ struct Slot {
 /// See the module's head. One per worker.
 pub(crate) struct Stage {
     slots: Vec<Slot>,
-    /// Slot of each session by its number, plus one; 0 for none.
+    /// Slot of each session by its number, plus one, or its class (see [`fanout`]); 0 for none.
     by_number: Vec<u32>,
     /// The turn being staged; a slot's is open if it is the same.
     turn: u64,
@@ -71,6 +73,9 @@ pub(crate) struct Stage {
     /// Messages not delivered since they would have introduced a capability.
     pub(crate) transient_drops: u64,
     pub(crate) deliveries: u64,
+    /// What all observers of a message get.
+    body: Vec<u8>,
+    fan_outs: FanOuts,
 }
 
 impl Default for Stage {
@@ -94,6 +99,8 @@ impl Default for Stage {
             counts: WriteCounts::default(),
             transient_drops: 0,
             deliveries: 0,
+            body: Vec::new(),
+            fan_outs: FanOuts::default(),
         }
     }
 }
@@ -162,11 +169,10 @@ impl Stage {
 
     #[inline]
     fn slot(&mut self, to: &Remote) -> &mut Slot {
-        let at = match self.by_number.get(to.session_number()) {
+        let at = self.by_number.get(to.session_number()).map_or(0, |at| *at as usize).wrapping_sub(1);
+        let at = match self.slots.get(at) {
             // A session that has ended may have left its number to this one since its slot was made.
-            Some(&at) if at != 0 && self.slots[at as usize - 1].session_id == to.session_id() => {
-                at as usize - 1
-            }
+            Some(slot) if slot.session_id == to.session_id() => at,
             _ => self.new_slot(to),
         };
         &mut self.slots[at]
@@ -177,6 +183,14 @@ impl Stage {
         let number = to.session_number();
         if number >= self.by_number.len() {
             self.by_number.resize(number + 1, 0);
+        }
+        let known = self.by_number[number];
+        if known & fanout::IS_CLASS != 0 {
+            self.leave_class(known, to);
+            let at = self.by_number[number];
+            if at & fanout::IS_CLASS == 0 && self.slots[at as usize - 1].session_id == to.session_id() {
+                return at as usize - 1;
+            }
         }
         self.slots.push(Slot {
             session: to.session().clone(),
@@ -190,43 +204,52 @@ impl Stage {
         self.slots.len() - 1
     }
 
-    /// Stages a message for a peer's entity: the hot path. The captures hold no capabilities.
+    /// Stages a message, without capabilities in it, for all observers that get the same of it: the hot path.
     #[inline]
-    pub(crate) fn remote_message(&mut self, to: &Remote, captures: &Captures<'_>) {
+    pub(crate) fn messages(&mut self, observers: Observers<'_, Router>, captures: &Captures<'_>) {
         let bytes: usize = captures.iter().map(|c| c.len()).sum();
         if bytes >= SHARED_BYTES_MIN {
-            self.event(to, b'M', Some(Body::Captures(captures)), None);
+            observers.iter().for_each(|to| self.message(to, captures));
             return;
         }
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        captures.iter().for_each(|c| body.extend_from_slice(c));
+        body.extend_from_slice(&MESSAGE_CLOSE);
+        if observers.count() == 1 || !self.fan_out(&observers, &body) {
+            for to in observers.iter() {
+                match to {
+                    Target::Remote(remote) if !remote.opening().is_too_long() => {
+                        self.copy_message(remote, &body);
+                    }
+                    other => self.message(other, captures),
+                }
+            }
+        }
+        self.body = body;
+    }
+
+    /// Stages a message for a peer's entity: `body` is all that follows the opening.
+    #[inline(always)]
+    fn copy_message(&mut self, to: &Remote, body: &[u8]) {
         let turn = self.turn;
-        let opening = to.opening();
         let slot = self.slot(to);
-        let begins_at = match slot.turn {
-            0 => 1,
-            open if open == turn => 2,
-            _ => 0,
-        };
+        let skipped = fanout::skipped(slot.turn, turn);
         slot.turn = turn;
-        let out = &mut slot.buffer;
-        out.reserve(bytes + opening.len() + MESSAGE_CLOSE.len());
-        out.extend_from_slice(&opening[begins_at..]);
-        captures.iter().for_each(|c| out.extend_from_slice(c));
-        out.extend_from_slice(&MESSAGE_CLOSE);
-        let cost = (bytes + opening.len() + MESSAGE_CLOSE.len()) as u64 + EVENT_COST;
+        let cost = to.opening().write(skipped, body, &mut slot.buffer) as u64 + EVENT_COST;
         slot.cost += cost;
         self.cost += cost;
         self.deliveries += 1;
     }
 
-    /// Stages a message, without capabilities in it, for any observer.
-    #[inline]
+    /// Stages a message, without capabilities in it, for one observer.
     pub(crate) fn message(&mut self, to: &Target, captures: &Captures<'_>) {
         match to {
-            Target::Remote(remote) => self.remote_message(remote, captures),
-            Target::Other(cap, by) => {
+            Target::Remote(remote) => self.event(remote, b'M', Some(Body::Captures(captures)), None),
+            Target::Other(cap, id) => {
                 let mut value = Vec::new();
                 Body::Captures(captures).write(&mut value);
-                self.other(cap, *by, LocalEvent::Message(value, Caps::new()));
+                self.other(cap, *id, LocalEvent::Message(value, Caps::new()));
             }
         }
     }
@@ -372,7 +395,7 @@ impl Stage {
     /// Appends all that is staged to the outboxes, and charges for it. Takes their locks, one after the other;
     /// does nothing slow.
     pub(crate) fn publish_staged(&mut self, broker: &Arc<Broker>) {
-        if !self.slots.is_empty() {
+        if !self.slots.is_empty() || !self.fan_outs.is_empty() {
             self.publish_slots();
         }
         for (cap, delivery) in self.local.drain(..) {
@@ -391,7 +414,8 @@ impl Stage {
         let Some(account) = self.account.clone() else { return };
         account.charge(self.cost);
         self.cost = 0;
-        for mut slot in self.slots.drain(..) {
+        let mut slots = std::mem::take(&mut self.slots);
+        for mut slot in slots.drain(..) {
             self.by_number[slot.session.number() as usize] = 0;
             if slot.turn != 0 {
                 slot.buffer.push(tag::END);
@@ -400,14 +424,22 @@ impl Stage {
             let appended =
                 outbox.append(&mut slot.segments, &mut slot.buffer, &account, slot.cost, &mut self.pool);
             self.pool.put(slot.buffer);
-            if appended.level != Level::BelowCeiling {
-                note_level(&slot.session, appended.level, &mut self.full);
-            }
-            if appended.can_flush {
-                self.dirty.push(slot.session);
-            }
+            self.note_appended(&slot.session, appended);
         }
+        self.slots = slots;
         self.shared = None;
+        if !self.fan_outs.is_empty() {
+            self.publish_classes();
+        }
+    }
+
+    fn note_appended(&mut self, session: &Arc<Session>, appended: Appended) {
+        if appended.level != Level::BelowCeiling {
+            note_level(session, appended.level, &mut self.full);
+        }
+        if appended.can_flush {
+            self.dirty.push(session.clone());
+        }
     }
 
     /// Writes out what has been published, and wakes those whose debts that repaid. No lock may be held.

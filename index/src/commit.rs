@@ -13,7 +13,7 @@ use staunch_protocols::wire::View;
 
 use crate::bag::{Bag, Change};
 use crate::build::{Prepared, SORTED_MAX};
-use crate::roster::Observer;
+use crate::roster::{Observer, Observers};
 use crate::store::{Members, Shard};
 use crate::trie::{Entry, Trie, Walk, key_of};
 use crate::value::{Domain, Endpoint, Rescan, Stored};
@@ -230,13 +230,25 @@ fn shard_of(hash: u32) -> u32 {
 }
 
 impl<D: Domain> Reader<'_, D> {
-    /// Routes a message. Takes no further lock, allocates nothing once `scratch` has grown.
+    /// Routes a message, observer by observer: see [`Reader::route`].
     #[inline]
     pub fn message(
         &self,
         body: View<'_>,
         scratch: &mut Scratch,
         mut to: impl FnMut(&D::Endpoint, &Captures<'_>),
+    ) {
+        self.route(body, scratch, |observers, captures| observers.iter().for_each(|o| to(o, captures)));
+    }
+
+    /// Routes a message: calls `to` for each group of observers that get the same of it. Takes no further lock,
+    /// allocates nothing once `scratch` has grown.
+    #[inline]
+    pub fn route(
+        &self,
+        body: View<'_>,
+        scratch: &mut Scratch,
+        mut to: impl FnMut(Observers<'_, D>, &Captures<'_>),
     ) {
         let Scratch { walk, key, .. } = scratch;
         let bytes = body.all_bytes();
@@ -246,7 +258,8 @@ impl<D: Domain> Reader<'_, D> {
             let Some(key) = key_of(constants, body, registers, finder, key) else { return };
             for entry in place.entries(key) {
                 if entry.group.plan.read(body, bytes, registers, finder, &mut captures) {
-                    entry.roster.observers().iter().for_each(|o| to(&o.endpoint, &captures));
+                    let (group, observers) = (entry.group.id, entry.roster.observers());
+                    to(Observers { group, observers }, &captures);
                 }
             }
         });

@@ -45,6 +45,7 @@ use smallvec::SmallVec;
 
 pub use build::Prepared;
 pub use commit::{Action, Reader, Scratch, Usage, Writer};
+pub use roster::Observers;
 pub use trie::Group;
 pub use value::{Domain, Endpoint, Stored, looks_like_observe};
 

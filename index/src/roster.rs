@@ -13,6 +13,32 @@ pub(crate) struct Observer<D: Domain> {
     pub(crate) endpoint: D::Endpoint,
 }
 
+/// Observers that get the same of a message.
+pub struct Observers<'a, D: Domain> {
+    pub(crate) group: u64,
+    pub(crate) observers: &'a [Observer<D>],
+}
+
+impl<'a, D: Domain> Observers<'a, D> {
+    /// Where their events go.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = &'a D::Endpoint> + use<'a, D> {
+        self.observers.iter().map(|o| &o.endpoint)
+    }
+
+    /// How many they are.
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.observers.len()
+    }
+
+    /// A number of their group's own. Who is in it does not change while a [`crate::Reader`] is held.
+    #[inline]
+    pub fn group(&self) -> u64 {
+        self.group
+    }
+}
+
 /// Up to so many are scanned.
 const SCAN_MAX: usize = 16;
 

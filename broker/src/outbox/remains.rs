@@ -25,7 +25,8 @@ pub(super) fn of_begun_packet(queue: &VecDeque<Segment>, head: usize, is_within:
                 rest.extend_from_slice(&body.bytes()[head..]);
                 depth = BODY_DEPTH;
             }
-            Segment::Inline(bytes) => {
+            Segment::Inline(_) | Segment::Batch(_) => {
+                let bytes = segment.bytes();
                 let end = end_of_packet(bytes, head, &mut depth);
                 rest.extend_from_slice(&bytes[head..end]);
             }

@@ -15,7 +15,6 @@ mod turn;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use staunch_flowctl::Loan;
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Int, tag};
@@ -31,17 +30,64 @@ pub(crate) struct Remote {
     session_id: u64,
     session_number: u32,
     oid: Int,
-    /// Everything before the captures of a message that begins a turn behind another: see [`Remote::opening`].
-    opening: SmallVec<[u8; 24]>,
+    opening: Opening,
+    /// How each event for it begins: `[oid <` and the label's tag and length; the label's letter follows.
+    head: Box<[u8]>,
+}
+
+/// What precedes the captures in a message: the end of the turn before, the begin of a turn, `[oid <M [`. At most
+/// [`Opening::LENGTH`] bytes, so that they are copied by two instructions, in an array with room for reading so
+/// many from any of its first three; empty if the oid is too long for that.
+#[derive(Default, Clone, PartialEq, Eq)]
+pub(crate) struct Opening {
+    bytes: [u8; Opening::LENGTH + 2],
+    length: u8,
+}
+
+impl Opening {
+    const LENGTH: usize = 24;
+
+    fn new(oid: &Int) -> Opening {
+        let mut all = vec![tag::END, tag::SEQUENCE];
+        packet::frame::open(&mut all, oid, b'M');
+        all.push(tag::SEQUENCE);
+        let mut opening = Opening::default();
+        if all.len() <= Opening::LENGTH {
+            opening.bytes[..all.len()].copy_from_slice(&all);
+            opening.length = all.len() as u8;
+        }
+        opening
+    }
+
+    /// Whether it does not stand here.
+    #[inline(always)]
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Appends it, but for the first `skipped` bytes, and `body`; returns how many bytes that are. `skipped` is 0 for
+    /// a message that begins a turn behind another, 1 if there is no other, 2 within a turn.
+    #[inline(always)]
+    pub(crate) fn write(&self, skipped: usize, body: &[u8], out: &mut Vec<u8>) -> usize {
+        let length = (self.length as usize).saturating_sub(skipped);
+        out.reserve(Opening::LENGTH + body.len());
+        let before = out.len();
+        let padded: &[u8; Opening::LENGTH] = self.bytes[skipped..].first_chunk().expect("it is so long");
+        out.extend_from_slice(padded);
+        out.truncate(before + length);
+        out.extend_from_slice(body);
+        length + body.len()
+    }
 }
 
 impl Remote {
     pub(crate) fn new(session: Arc<Session>, oid: Int) -> Remote {
-        let mut opening = vec![tag::END, tag::SEQUENCE];
-        packet::frame::open(&mut opening, &oid, b'M');
-        opening.push(tag::SEQUENCE);
+        let mut head = vec![tag::SEQUENCE];
+        oid.write(&mut head);
+        head.extend_from_slice(&[tag::RECORD, tag::SYMBOL, 1]);
         let (session_id, session_number) = (session.id(), session.number());
-        Remote { session, session_id, session_number, oid, opening: opening.into() }
+        let opening = Opening::new(&oid);
+        Remote { session, session_id, session_number, oid, opening, head: head.into() }
     }
 
     #[inline]
@@ -65,17 +111,13 @@ impl Remote {
         &self.oid
     }
 
-    /// What precedes the captures in a message: the end of the turn before, the begin of a turn, `[oid <M [`. All
-    /// of it for a message that begins a turn behind another, without the first byte if there is no other,
-    /// without the first two within a turn.
     #[inline]
-    pub(crate) fn opening(&self) -> &[u8] {
+    pub(crate) fn opening(&self) -> &Opening {
         &self.opening
     }
 
-    /// How each event for it begins: `[oid <` and the label's tag and length; the label's letter follows.
     pub(crate) fn head(&self) -> &[u8] {
-        &self.opening[2..self.opening.len() - 2]
+        &self.head
     }
 }
 

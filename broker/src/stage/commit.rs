@@ -31,7 +31,7 @@ impl Commit<'_> {
 impl Sink<Router> for Commit<'_> {
     fn message(&mut self, to: &Target, captures: &Captures<'_>) {
         match to {
-            Target::Remote(remote) if self.caps.is_empty() => self.stage.remote_message(remote, captures),
+            Target::Remote(_) if self.caps.is_empty() => self.stage.message(to, captures),
             Target::Remote(remote) => self.stage.direct_message(remote, &Self::captured(captures), self.caps),
             Target::Other(cap, by) => {
                 let body = Self::captured(captures);

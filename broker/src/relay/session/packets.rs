@@ -86,7 +86,7 @@ fn route(packet: View<'_>, bodies: &[u32], reader: &Reader<'_, Router>, local: &
     let Local { stage, scratch, .. } = local;
     stage.next_turn();
     for body in bodies {
-        reader.message(packet.at(*body), scratch, |to, captures| stage.message(to, captures));
+        reader.route(packet.at(*body), scratch, |to, captures| stage.messages(to, captures));
     }
 }
 
