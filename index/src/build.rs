@@ -87,6 +87,8 @@ impl<D: Domain> Index<D> {
             }
             *budget -= i64::from(stop - slot) + 1;
             *building = next_place(number, stop, shard.end());
+            // Fairly: who waits for the shard is not to wait for the rest of it.
+            MutexGuard::unlock_fair(shard);
         }
         true
     }
@@ -110,6 +112,8 @@ impl<D: Domain> Index<D> {
                     None => next_place(number, shard.end(), shard.end()),
                 };
             }
+            MutexGuard::unlock_fair(bag);
+            MutexGuard::unlock_fair(shard);
         }
     }
 
