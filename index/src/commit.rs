@@ -13,9 +13,10 @@ use staunch_protocols::wire::View;
 
 use crate::bag::{Bag, Change};
 use crate::build::{Prepared, SORTED_MAX};
+use crate::key::key_of;
 use crate::roster::Observer;
 use crate::store::{Members, Shard};
-use crate::trie::{Entry, Trie, Walk, key_of};
+use crate::trie::{Entry, Trie, Walk};
 use crate::value::{Domain, Endpoint, Rescan, Stored};
 use crate::{Captures, Sink};
 

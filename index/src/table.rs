@@ -7,7 +7,7 @@
 use hashbrown::HashTable;
 
 /// A segment is added when there are more entries than this for each.
-const ENTRIES_MAX: usize = 1792;
+const ENTRIES_MAX: usize = 448;
 
 /// See the module's head. Whoever uses it tells the hash of an entry, so that entries need not hold it.
 #[derive(Debug)]

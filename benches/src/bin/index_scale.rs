@@ -158,8 +158,8 @@ fn run(load: Load, threads: u64, count: u64) -> (f64, f64) {
 
 /// CPU time of this thread.
 fn cpu_ns() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(f64::NAN)
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as f64 * 1e9 + now.tv_nsec as f64
 }
 
 fn operate(index: &Index<Plug>, is_mixed: bool, label: &str, id: u64, count: u64) {
@@ -249,16 +249,33 @@ fn memory(count: i64) {
         routing::retract(&index, stored, &mut scratch, &mut stage);
     }
     println!("  after all assertions were replaced meanwhile: {} B", heap() as i64 - before as i64);
-    held.drain(..).for_each(|stored| routing::retract(&index, stored, &mut scratch, &mut stage));
+    for stored in held {
+        routing::retract(&index, stored, &mut scratch, &mut stage);
+    }
     println!("after all were retracted: {:.1} B each are kept", per(heap()));
 }
 
-/// Turns that another thread takes meanwhile: how long each took.
+/// How long things took, in nanoseconds.
 #[derive(Default)]
-struct Waits {
-    longest: Duration,
-    over_1_ms: u64,
-    turns: u64,
+struct Times(Vec<u64>);
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let at = |part: f64| {
+            let at = (sorted.len() as f64 * part) as usize;
+            sorted.get(at.min(sorted.len().saturating_sub(1))).map_or(f64::NAN, |ns| *ns as f64 / 1000.0)
+        };
+        let slow = sorted.len() - sorted.partition_point(|ns| *ns <= 1_000_000);
+        let (median, rare, longest) = (at(0.5), at(0.999), at(1.0));
+        write!(
+            f,
+            "{} times, median {median:.1} us, 99.9% {rare:.1} us, longest {longest:.1} us",
+            sorted.len()
+        )?;
+        write!(f, ", {slow} over 1 ms")
+    }
 }
 
 fn late(count: i64) {
@@ -269,45 +286,35 @@ fn late(count: i64) {
         routing::assert(&index, &state(n), &mut scratch, &mut stage);
     }
     let pick = |field: i64, n: i64| Part::Rec("State".into(), vec![(field, Part::Lit(n)), (2, Part::Bind)]);
-    let waits = meanwhile(&index, || std::thread::sleep(Duration::from_secs(1)));
-    report("nobody comes, 1 s", &waits, None);
-    let observer = |number: u64, part: Part| {
-        let mut took = Vec::new();
-        let waits = meanwhile(&index, || took = observe_timed(&index, &part, number));
-        (waits, took)
-    };
-    let (waits, took) = observer(1, pick(0, count / 2));
-    report("skeleton unknown", &waits, Some(&took));
-    let (waits, took) = observer(2, pick(0, count / 3));
-    report("skeleton known", &waits, Some(&took));
+    println!("nobody comes: turns: {}", meanwhile(&index, || std::thread::sleep(Duration::from_secs(1))));
     let all = Part::Rec("State".into(), vec![(0, Part::Bind), (1, Part::Bind)]);
-    let (waits, took) = observer(3, all);
-    report("captures all, skeleton unknown", &waits, Some(&took));
-}
-
-fn report(what: &str, waits: &Waits, took: Option<&[Duration]>) {
-    let Waits { longest, over_1_ms, turns } = waits;
-    println!("{what}: the longest of {turns} turns took {longest:?}; {over_1_ms} took over 1 ms");
-    if let Some([prepare, build, longest_step, commit]) = took {
-        println!("  prepare {prepare:?}, build {build:?} (longest step {longest_step:?}), commit {commit:?}");
+    let cases = [
+        ("skeleton unknown", pick(0, count / 2)),
+        ("skeleton known", pick(0, count / 3)),
+        ("captures all, skeleton unknown", all),
+    ];
+    for ((what, part), number) in cases.into_iter().zip(1..) {
+        println!("{what}:");
+        let turns = meanwhile(&index, || observe_timed(&index, &part, number));
+        println!("  turns of another thread meanwhile: {turns}");
     }
 }
 
-/// Subscribes; how long preparing, building, the longest step of building and the turn took.
-fn observe_timed(index: &Index<Plug>, part: &Part, number: u64) -> Vec<Duration> {
+/// Subscribes, and tells how long it took. A step of building holds each lock once at most.
+fn observe_timed(index: &Index<Plug>, part: &Part, number: u64) {
     let mut scratch = Scratch::default();
     let bytes = part.observe(number);
     let scanner = routing::scanned(&bytes);
     let value = scanner.view(&bytes);
-    let Some((pattern, _)) = Pattern::of_observe(value) else { return Vec::new() };
+    let Some((pattern, _)) = Pattern::of_observe(value) else { return };
     let begun = Instant::now();
-    let Ok(prepared) = index.prepare::<()>(&pattern, number, || Ok(())) else { return Vec::new() };
+    let Ok(prepared) = index.prepare::<()>(&pattern, number, || Ok(())) else { return };
     let is_prepared = Instant::now();
-    let mut longest = Duration::ZERO;
+    let mut steps = Times::default();
     loop {
-        let begun = Instant::now();
-        let is_ready = index.advance(&prepared, 2048, &mut scratch);
-        longest = longest.max(begun.elapsed());
+        let begun = cpu_ns();
+        let is_ready = index.advance(&prepared, 1, &mut scratch);
+        steps.0.push((cpu_ns() - begun) as u64);
         if is_ready {
             break;
         }
@@ -316,31 +323,34 @@ fn observe_timed(index: &Index<Plug>, part: &Part, number: u64) -> Vec<Duration>
     let observe = Some((prepared, routing::To(number)));
     let assert = Action::Assert { value, extra: None, observe };
     index.write().commit(&mut [assert], &mut Vec::new(), &mut scratch, &mut Stage::default());
-    vec![is_prepared - begun, is_built - is_prepared, longest, is_built.elapsed()]
+    let commit = is_built.elapsed();
+    let (prepare, build) = (is_prepared - begun, is_built - is_prepared);
+    println!("  prepare {prepare:?}, build {build:?}, commit {commit:?}");
+    println!("  steps of building, CPU time: {steps}");
 }
 
 /// Runs something while another thread takes turns: messages, assertions, retractions.
-fn meanwhile(index: &Index<Plug>, run: impl FnOnce()) -> Waits {
+fn meanwhile(index: &Index<Plug>, run: impl FnOnce()) -> Times {
     let is_done = AtomicBool::new(false);
+    let barrier = Barrier::new(2);
     std::thread::scope(|scope| {
         let turns = scope.spawn(|| {
-            let (mut scratch, mut stage, mut waits) =
-                (Scratch::default(), Stage::default(), Waits::default());
-            let mut n = 0;
+            let (mut scratch, mut stage, mut times) =
+                (Scratch::default(), Stage::default(), Times::default());
+            barrier.wait();
             // Relaxed: nothing is published by it.
             while !is_done.load(Ordering::Relaxed) {
-                let bytes = state(1 << 40 | n);
+                let bytes = state(1 << 40 | times.0.len() as i64);
                 let begun = Instant::now();
                 let stored = routing::assert(index, &bytes, &mut scratch, &mut stage);
+                times.0.push(begun.elapsed().as_nanos() as u64);
+                let begun = Instant::now();
                 routing::retract(index, stored, &mut scratch, &mut stage);
-                let took = begun.elapsed();
-                waits.longest = waits.longest.max(took);
-                waits.over_1_ms += u64::from(took > Duration::from_millis(1));
-                waits.turns += 2;
-                n += 1;
+                times.0.push(begun.elapsed().as_nanos() as u64);
             }
-            waits
+            times
         });
+        barrier.wait();
         run();
         is_done.store(true, Ordering::Relaxed);
         turns.join().unwrap_or_default()
