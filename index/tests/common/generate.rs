@@ -42,7 +42,7 @@ pub fn value(noise: &mut Noise, depth: usize) -> Tree {
     }
     let items = |noise: &mut Noise| (0..length(noise)).map(|_| value(noise, depth - 1)).collect::<Vec<_>>();
     match noise.below(8) {
-        0..=2 => rec(noise.of(&["r", "s"]), items(noise)),
+        0..=2 => rec(if noise.one_in(2) { "s" } else { "r" }, items(noise)),
         3 => atom(noise),
         4 => Tree::Sequence(items(noise)),
         5 => dictionary(items(noise).into_iter().map(|v| (key(noise), v)).collect()),
