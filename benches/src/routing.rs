@@ -43,11 +43,16 @@ impl Stage {
     /// Copies a captures list.
     #[inline]
     pub fn copy(&mut self, captures: &Captures<'_>) {
+        captures.iter().for_each(|part| self.buffer.extend_from_slice(part));
+        self.end_event();
+    }
+
+    #[inline]
+    fn end_event(&mut self) {
+        self.events += 1;
         if self.buffer.len() > 256 << 10 {
             self.buffer.clear();
         }
-        captures.iter().for_each(|part| self.buffer.extend_from_slice(part));
-        self.events += 1;
     }
 }
 
@@ -60,7 +65,7 @@ impl Sink<Plug> for Stage {
     }
     fn retract(&mut self, _: &To, handle: u64, _: &Captures<'_>, _: &Stored<Plug>) {
         self.buffer.extend_from_slice(&handle.to_be_bytes());
-        self.events += 1;
+        self.end_event();
     }
     fn replay(&mut self, _: &To, _: Replay<Plug>) {}
     fn publish(&mut self) {}

@@ -31,11 +31,13 @@ struct Slot<D: Domain> {
     handle: u64,
     /// How many assertions give it.
     count: u32,
+    /// Hash of the list.
+    hash: u32,
 }
 
 impl<D: Domain> Default for Slot<D> {
     fn default() -> Self {
-        Slot { representative: None, handle: 0, count: 0 }
+        Slot { representative: None, handle: 0, count: 0, hash: 0 }
     }
 }
 
@@ -51,7 +53,7 @@ struct Replay {
 /// See the module's head.
 pub(crate) struct Bag<D: Domain> {
     /// Slots by the hash of their lists.
-    table: Table,
+    table: Table<u32>,
     slots: Slots<Slot<D>>,
     /// By observer.
     replays: HashMap<u64, Replay, RandomState>,
@@ -95,7 +97,7 @@ impl Reading<'_> {
         let bytes = stored.bytes();
         let (view, finder) = rescan.open(bytes);
         let slice = |part: std::ops::Range<usize>| &bytes[part];
-        if stored.header().is_captures {
+        if stored.is_captures() {
             return view.children().map(|c| slice(c.start()..c.end())).collect();
         }
         let Some(registers) = registers(self.shape, view, finder) else { return Captures::new() };
@@ -135,8 +137,9 @@ impl<D: Domain> Bag<D> {
         let list_bytes: usize = captures.iter().map(|c| c.len()).sum();
         let is_apt = from.bytes().len() <= 4 * list_bytes + WASTE_BYTES;
         let representative = if is_apt { from.clone() } else { list_alone(captures, hash, from) };
-        let slot = self.slots.insert(Slot { representative: Some(representative), handle, count: 1 });
-        self.table.insert(hash, slot);
+        let slot = self.slots.insert(Slot { representative: Some(representative), handle, count: 1, hash });
+        let slots = &self.slots;
+        self.table.insert(hash, slot, |slot| hash_of(slots, slot));
         Change::Edge { slot, handle }
     }
 
@@ -160,8 +163,9 @@ impl<D: Domain> Bag<D> {
             return Change::None;
         }
         let handle = entry.handle;
+        let slots = &self.slots;
+        self.table.remove(hash, |s| *s == slot, |slot| hash_of(slots, slot));
         self.slots.remove(slot);
-        self.table.remove(hash, slot);
         Change::Edge { slot, handle }
     }
 
@@ -174,9 +178,8 @@ impl<D: Domain> Bag<D> {
         rescan: &mut Rescan,
     ) -> Option<u32> {
         self.table.find(hash, |slot| {
-            let Some(representative) = self.slots.get(slot).and_then(|s| s.representative.as_ref()) else {
-                return false;
-            };
+            let Some(entry) = self.slots.get(*slot).filter(|entry| entry.hash == hash) else { return false };
+            let Some(representative) = &entry.representative else { return false };
             from.is_some_and(|f| f.is_same(representative))
                 || *reading.captures_of(representative, rescan) == *captures
         })
@@ -240,13 +243,18 @@ impl<D: Domain> Bag<D> {
     }
 }
 
+/// The hash of the list in a slot.
+fn hash_of<D: Domain>(slots: &Slots<Slot<D>>, slot: &u32) -> u32 {
+    slots.get(*slot).map_or(0, |entry| entry.hash)
+}
+
 /// A captures list as a stored value of its own.
 fn list_alone<D: Domain>(captures: &[&[u8]], hash: u32, from: &Stored<D>) -> Stored<D> {
     let mut bytes = Vec::with_capacity(captures.iter().map(|c| c.len()).sum::<usize>() + 2);
     bytes.push(tag::SEQUENCE);
     captures.iter().for_each(|c| bytes.extend_from_slice(c));
     bytes.push(tag::END);
-    Stored::new(&bytes, hash, true, from.header().extra.clone())
+    Stored::captures(&bytes, hash, from.header().extra.clone())
 }
 
 #[cfg(test)]
@@ -282,7 +290,7 @@ mod tests {
         encode::int(&mut bytes, n);
         encode::bytes(&mut bytes, &vec![0; length]);
         encode::end(&mut bytes);
-        Stored::new(&bytes, n as u32, false, None)
+        Stored::new(&bytes, n as u32, None)
     }
 
     /// Adds to and removes from a bag of the first elements of sequences.

@@ -14,9 +14,10 @@ use crate::Captures;
 use crate::bag::{Bag, Reading};
 use crate::commit::{Index, SHARDS, Scratch};
 use crate::find::registers;
+use crate::key::key_of;
 use crate::pattern::Pattern;
 use crate::store::{Members, Shard};
-use crate::trie::{Group, key_of};
+use crate::trie::Group;
 use crate::value::{Domain, Rescan, Stored};
 
 /// A new observer of a bag up to this size is told of it at once, in the total order of the captures; of a
@@ -27,7 +28,7 @@ pub(crate) const SORTED_MAX: usize = 512;
 const SORTED_BYTES_MAX: usize = 1 << 20;
 
 /// Places of a shard that are looked at under one hold of its lock.
-const STEP: u32 = 128;
+const STEP: u32 = 64;
 
 /// And bytes of values scanned meanwhile, but for the last value.
 const STEP_BYTES: usize = 64 << 10;
@@ -87,6 +88,8 @@ impl<D: Domain> Index<D> {
             }
             *budget -= i64::from(stop - slot) + 1;
             *building = next_place(number, stop, shard.end());
+            // Fairly: who waits for the shard is not to wait for the rest of it.
+            MutexGuard::unlock_fair(shard);
         }
         true
     }
@@ -110,6 +113,8 @@ impl<D: Domain> Index<D> {
                     None => next_place(number, shard.end(), shard.end()),
                 };
             }
+            MutexGuard::unlock_fair(bag);
+            MutexGuard::unlock_fair(shard);
         }
     }
 

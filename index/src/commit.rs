@@ -13,9 +13,10 @@ use staunch_protocols::wire::View;
 
 use crate::bag::{Bag, Change};
 use crate::build::{Prepared, SORTED_MAX};
+use crate::key::key_of;
 use crate::roster::{Observer, Observers};
 use crate::store::{Members, Shard};
-use crate::trie::{Entry, Trie, Walk, key_of};
+use crate::trie::{Entry, Trie, Walk};
 use crate::value::{Domain, Endpoint, Rescan, Stored};
 use crate::{Captures, Sink};
 
@@ -141,6 +142,8 @@ struct Op<'t, 'v, D: Domain> {
     action: u32,
     entry: &'t Entry<D>,
     captures: Captures<'v>,
+    /// Hash of the captures, if they are to be counted.
+    hash: u32,
 }
 
 impl<D: Domain> Index<D> {
@@ -498,14 +501,13 @@ impl<D: Domain> Index<D> {
                 continue;
             }
             let reading = op.entry.group.reading();
-            let hash = self.hash_captures(&op.captures);
             if effect.kind == Kind::Add {
-                let change = bag.add(&reading, &op.captures, hash, stored, rescan, || self.next_handle());
+                let change = bag.add(&reading, &op.captures, op.hash, stored, rescan, || self.next_handle());
                 if let Change::Edge { handle, .. } = change {
                     observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
                 }
             } else if let Change::Edge { slot, handle } =
-                bag.remove(&reading, &op.captures, hash, stored, rescan)
+                bag.remove(&reading, &op.captures, op.hash, stored, rescan)
             {
                 for o in observers.iter().filter(|o| bag.was_told(o.id, slot, handle)) {
                     sink.retract(&o.endpoint, handle, &op.captures, stored);
@@ -566,6 +568,7 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
     /// of each skeleton.
     fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shards: Option<&mut Shards<'_, D>>) {
         let Route { index, effect, action, ops, key, .. } = self;
+        let is_message = effect.kind == Kind::Message;
         self.trie.walk(value, self.walk, |place, registers, finder| {
             let skeleton = &place.skeleton;
             let Some(constants) = key_of(&skeleton.constants, value, registers, finder, key) else { return };
@@ -584,7 +587,9 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
             for entry in place.entries(constants) {
                 let mut captures = Captures::new();
                 if entry.group.plan.read(value, bytes, registers, finder, &mut captures) {
-                    ops.push(Op { action: *action, entry, captures });
+                    // Before the bag is locked.
+                    let hash = if is_message { 0 } else { index.hash_captures(&captures) };
+                    ops.push(Op { action: *action, entry, captures, hash });
                 }
             }
         });

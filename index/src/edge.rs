@@ -10,7 +10,8 @@ use crate::pattern::{Class, Loc};
 /// Nodes by the label of a record: compared while there are few, looked up by hash when there are more.
 enum Labels {
     Few(Vec<(Box<[u8]>, u32)>),
-    Many(HashMap<Box<[u8]>, u32, RandomState>),
+    /// And how long the longest has been: a longer one is not hashed.
+    Many(HashMap<Box<[u8]>, u32, RandomState>, usize),
 }
 
 /// Up to so many labels are compared one by one.
@@ -21,7 +22,8 @@ impl Labels {
     fn get(&self, label: &[u8]) -> Option<u32> {
         match self {
             Labels::Few(list) => list.iter().find(|(known, _)| is_equal(known, label)).map(|(_, node)| *node),
-            Labels::Many(map) => map.get(label).copied(),
+            Labels::Many(_, longest) if label.len() > *longest => None,
+            Labels::Many(map, _) => map.get(label).copied(),
         }
     }
 
@@ -31,16 +33,20 @@ impl Labels {
             Labels::Few(list) => {
                 let mut map: HashMap<_, _, _> = std::mem::take(list).into_iter().collect();
                 map.insert(label.into(), node);
-                *self = Labels::Many(map);
+                let longest = map.keys().map(|label| label.len()).max().unwrap_or(0);
+                *self = Labels::Many(map, longest);
             }
-            Labels::Many(map) => drop(map.insert(label.into(), node)),
+            Labels::Many(map, longest) => {
+                *longest = label.len().max(*longest);
+                map.insert(label.into(), node);
+            }
         }
     }
 
     fn remove(&mut self, label: &[u8]) {
         match self {
             Labels::Few(list) => list.retain(|(known, _)| **known != *label),
-            Labels::Many(map) => {
+            Labels::Many(map, _) => {
                 map.remove(label);
                 if map.is_empty() {
                     *self = Labels::Few(Vec::new());
@@ -54,7 +60,7 @@ impl Labels {
     fn is_empty(&self) -> bool {
         match self {
             Labels::Few(list) => list.is_empty(),
-            Labels::Many(map) => map.is_empty(),
+            Labels::Many(map, _) => map.is_empty(),
         }
     }
 }
@@ -159,7 +165,7 @@ mod tests {
             labels.insert(&n.to_be_bytes(), n);
             assert!((0..=n).all(|m| labels.get(&m.to_be_bytes()) == Some(m)));
         }
-        assert!(matches!(labels, Labels::Many(_)));
+        assert!(matches!(labels, Labels::Many(..)));
         for n in 0..100u32 {
             labels.remove(&n.to_be_bytes());
             assert_eq!(labels.get(&n.to_be_bytes()), None);

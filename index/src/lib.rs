@@ -4,7 +4,8 @@
 //! canonical bytes and observers as opaque endpoints; sockets, sessions and capabilities are its caller's.
 //!
 //! # Layout
-//! - [`pattern`]: patterns, compiled flat; `plan`: how captures are read; `find`: looking into values.
+//! - [`pattern`]: patterns, compiled flat; `plan`: how captures are read; `find`: looking into
+//!   values; `key`: their constants.
 //! - `trie`: skeletons by shape; `edge`: its edges; `roster`: the observers at each skeleton.
 //! - `store`: the assertions, in shards.
 //! - `bag`: which captures lists a group of observers has been told of.
@@ -32,6 +33,7 @@ mod build;
 mod commit;
 mod edge;
 mod find;
+mod key;
 pub mod pattern;
 mod plan;
 mod roster;

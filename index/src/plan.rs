@@ -4,6 +4,7 @@ use staunch_protocols::wire::{View, tag};
 
 use crate::Captures;
 use crate::find::{Finder, NEAR, resolve};
+use crate::key::long_constants;
 use crate::pattern::{Class, Loc, Pattern, Step};
 
 /// A field that a [`Plan::Forward`] looks at.
@@ -21,8 +22,8 @@ pub(crate) enum Plan {
     Never,
     /// Fields of one group, near its front and in ascending order: one pass over them.
     Forward { register: u16, is_record: bool, fields: Box<[Field]> },
-    /// Anything.
-    Any { required: Box<[Loc]>, captures: Box<[Loc]> },
+    /// Anything. Of `literals` only a digest has been compared.
+    Any { literals: Box<[(Loc, Box<[u8]>)]>, required: Box<[Loc]>, captures: Box<[Loc]> },
 }
 
 impl Plan {
@@ -31,12 +32,16 @@ impl Plan {
             return Plan::Never;
         }
         Plan::forward(pattern).unwrap_or_else(|| Plan::Any {
+            literals: long_constants(pattern).cloned().collect(),
             required: pattern.required.clone().into(),
             captures: pattern.captures.clone().into(),
         })
     }
 
     fn forward(pattern: &Pattern) -> Option<Plan> {
+        if long_constants(pattern).next().is_some() {
+            return None;
+        }
         let captured = pattern.captures.iter().map(|loc| (loc, true));
         let mut looks = Vec::new();
         let mut of = None;
@@ -79,8 +84,9 @@ impl Plan {
                 let within = value.at(registers[*register as usize]);
                 forward(within, *is_record, fields, bytes, out).is_some()
             }
-            Plan::Any { required, captures } => {
-                any(required, captures, value, bytes, registers, finder, out).is_some()
+            Plan::Any { literals, required, captures } => {
+                has_all(literals, required, value, registers, finder).is_some()
+                    && capture(captures, value, bytes, registers, finder, out).is_some()
             }
         }
     }
@@ -141,8 +147,25 @@ fn forward<'v>(
     Some(())
 }
 
-fn any<'v>(
+fn has_all(
+    literals: &[(Loc, Box<[u8]>)],
     required: &[Loc],
+    value: View<'_>,
+    registers: &[u32],
+    finder: &mut Finder,
+) -> Option<()> {
+    for (loc, literal) in literals {
+        if resolve(loc, value, registers, finder)?.span() != &**literal {
+            return None;
+        }
+    }
+    for loc in required {
+        resolve(loc, value, registers, finder)?;
+    }
+    Some(())
+}
+
+fn capture<'v>(
     captures: &[Loc],
     value: View<'_>,
     bytes: &'v [u8],
@@ -150,9 +173,6 @@ fn any<'v>(
     finder: &mut Finder,
     out: &mut Captures<'v>,
 ) -> Option<()> {
-    for loc in required {
-        resolve(loc, value, registers, finder)?;
-    }
     for loc in captures {
         let part = resolve(loc, value, registers, finder)?;
         out.push(&bytes[part.start()..part.end()]);

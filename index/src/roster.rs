@@ -56,6 +56,7 @@ pub(crate) struct Roster<D: Domain> {
     observers: Vec<Observer<D>>,
     reserved: SmallVec<[u64; 1]>,
     /// By domain, once there are more than [`SCAN_MAX`].
+    #[allow(clippy::box_collection)] // 8 bytes where there is none, as in most.
     by_domain: Option<Box<HashMap<u64, At, RandomState>>>,
 }
 
@@ -161,6 +162,7 @@ struct Taken {
 
 /// Which lanes domains are in that are in more than lane 0. A domain that is not listed is in lane 0 or in none.
 #[derive(Debug, Default)]
+#[allow(clippy::box_collection)] // 8 bytes where there is none, as in most.
 pub(crate) struct Lanes(Option<Box<HashMap<u64, Taken, RandomState>>>);
 
 impl Lanes {

@@ -94,6 +94,13 @@ impl SlotSet {
     }
 }
 
+/// Constants' hash, and the slot of the only value that has it, or the number of a set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keyed {
+    hash: u32,
+    at: u32,
+}
+
 /// Marks the number of a set in a table whose other numbers are slots.
 const IS_SET: u32 = 1 << 31;
 
@@ -102,9 +109,8 @@ const IS_SET: u32 = 1 << 31;
 pub(crate) enum Members {
     /// The skeleton has no constants.
     All(SlotSet),
-    /// By the hash of the constants: the slot of the only value that has it, or the number of a set. Different
-    /// constants may share a hash; whoever reads checks.
-    ByKey { table: Table, sets: Vec<SlotSet>, free: Vec<u32> },
+    /// By the hash of the constants. Different constants may share a hash; whoever reads checks.
+    ByKey { table: Table<Keyed>, sets: Vec<SlotSet>, free: Vec<u32> },
 }
 
 impl Members {
@@ -133,7 +139,9 @@ impl Members {
             Members::All(set) => return set.insert(slot),
             Members::ByKey { table, sets, free } => (table, sets, free),
         };
-        let Some(at) = table.find(key, |_| true) else { return table.insert(key, slot) };
+        let Some(Keyed { at, .. }) = table.find(key, |e| e.hash == key) else {
+            return table.insert(key, Keyed { hash: key, at: slot }, |e| e.hash);
+        };
         if at & IS_SET != 0 {
             sets[(at & !IS_SET) as usize].insert(slot);
         } else if at != slot {
@@ -148,7 +156,7 @@ impl Members {
                     (sets.len() - 1) as u32
                 }
             };
-            table.replace(key, at, number | IS_SET);
+            table.replace(key, |e| e.hash == key, Keyed { hash: key, at: number | IS_SET });
         }
     }
 
@@ -158,9 +166,10 @@ impl Members {
             Members::All(set) => return set.remove(slot),
             Members::ByKey { table, sets, free } => (table, sets, free),
         };
-        let Some(at) = table.find(key, |_| true) else { return };
+        let Some(Keyed { at, .. }) = table.find(key, |e| e.hash == key) else { return };
+        let mut forget = || table.remove(key, |e| e.hash == key, |e| e.hash);
         if at == slot {
-            table.remove(key, at);
+            forget();
         } else if at & IS_SET != 0 {
             let number = at & !IS_SET;
             let set = &mut sets[number as usize];
@@ -168,7 +177,7 @@ impl Members {
             if set.len() == 0 {
                 *set = SlotSet::default();
                 free.push(number);
-                table.remove(key, at);
+                forget();
             }
         }
         if table.is_empty() {
@@ -181,7 +190,7 @@ impl Members {
         match self {
             Members::All(set) => set.next(from),
             Members::ByKey { table, sets, .. } => {
-                let at = table.find(key, |_| true)?;
+                let at = table.find(key, |e| e.hash == key)?.at;
                 if at & IS_SET != 0 {
                     sets[(at & !IS_SET) as usize].next(from)
                 } else {
@@ -194,7 +203,7 @@ impl Members {
 
 /// One shard.
 pub(crate) struct Shard<D: Domain> {
-    table: Table,
+    table: Table<u32>,
     slots: Vec<Option<Stored<D>>>,
     free: Vec<u32>,
     pub(crate) members: HashMap<u32, Members, RandomState>,
@@ -229,14 +238,16 @@ impl<D: Domain> Shard<D> {
         extra: Option<Box<D::Extra>>,
     ) -> (Stored<D>, u32, bool) {
         let slots = &self.slots;
-        let same = |s: u32| slots[s as usize].as_ref().is_some_and(|v| v.bytes() == bytes);
+        let same = |s: &u32| {
+            slots[*s as usize].as_ref().is_some_and(|v| v.header().hash == hash && v.bytes() == bytes)
+        };
         if let Some(slot) = self.table.find(hash, same)
             && let Some(stored) = self.slots[slot as usize].clone()
         {
             let is_first = stored.place();
             return (stored, slot, is_first);
         }
-        let stored = Stored::new(bytes, hash, false, extra);
+        let stored = Stored::new(bytes, hash, extra);
         stored.place();
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -248,7 +259,8 @@ impl<D: Domain> Shard<D> {
                 (self.slots.len() - 1) as u32
             }
         };
-        self.table.insert(hash, slot);
+        let slots = &self.slots;
+        self.table.insert(hash, slot, |slot| hash_of(slots, slot));
         (stored, slot, true)
     }
 
@@ -259,9 +271,8 @@ impl<D: Domain> Shard<D> {
         }
         let slots = &self.slots;
         let hash = stored.header().hash;
-        let slot =
-            self.table.find(hash, |s| slots[s as usize].as_ref().is_some_and(|v| v.is_same(stored)))?;
-        self.table.remove(hash, slot);
+        let same = |s: &u32| slots[*s as usize].as_ref().is_some_and(|v| v.is_same(stored));
+        let slot = self.table.remove(hash, same, |slot| hash_of(slots, slot))?;
         self.slots[slot as usize] = None;
         self.free.push(slot);
         self.shrink();
@@ -275,4 +286,9 @@ impl<D: Domain> Shard<D> {
             self.free = Vec::new();
         }
     }
+}
+
+/// The hash of the value in a slot.
+fn hash_of<D: Domain>(slots: &[Option<Stored<D>>], slot: &u32) -> u32 {
+    slots[*slot as usize].as_ref().map_or(0, |value| value.header().hash)
 }

@@ -5,23 +5,21 @@
 //! that segment is not there yet, modulo half of it. So one more segment takes entries from one other only.
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 
 /// A segment is added when there are more entries than this for each.
-const ENTRIES_MAX: usize = 1536;
+const ENTRIES_MAX: usize = 448;
 
-/// One entry, 8 bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Keyed {
-    pub(crate) hash: u32,
-    pub(crate) at: u32,
+/// See the module's head. Whoever uses it tells the hash of an entry, so that entries need not hold it.
+#[derive(Debug)]
+pub(crate) struct Table<E> {
+    segments: Vec<HashTable<E>>,
+    len: usize,
 }
 
-/// See the module's head.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    segments: Vec<HashTable<Keyed>>,
-    len: usize,
+impl<E> Default for Table<E> {
+    fn default() -> Self {
+        Table { segments: Vec::new(), len: 0 }
+    }
 }
 
 /// Spreads a 32-bit hash over the 64 bits that the table draws on at both ends.
@@ -30,11 +28,21 @@ fn spread(hash: u32) -> u64 {
     (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-fn respread(entry: &Keyed) -> u64 {
-    spread(entry.hash)
+/// The segment for a hash among so many. Bits from the middle: the segments' own tables use the ends.
+#[inline]
+fn segment_of(spread: u64, count: usize) -> usize {
+    let bits = (spread >> 24) as usize;
+    let mask = count.next_power_of_two() - 1;
+    let at = bits & mask;
+    if at < count { at } else { bits & (mask >> 1) }
 }
 
-impl Table {
+/// Where the entries of a segment are while it does not exist.
+fn sibling(segment: usize) -> usize {
+    segment & !(1 << segment.ilog2())
+}
+
+impl<E: Copy> Table<E> {
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -45,100 +53,88 @@ impl Table {
         self.len == 0
     }
 
-    /// The segment for a hash among so many. Bits from the middle: the segments' own tables use the ends.
-    fn segment(spread: u64, count: usize) -> usize {
-        let bits = (spread >> 24) as usize;
-        let mask = count.next_power_of_two() - 1;
-        let at = bits & mask;
-        if at < count { at } else { bits & (mask >> 1) }
-    }
-
-    /// The entry with this hash whose number is `same`.
+    /// The entry with this hash that is `same`; others with that hash or another may be asked about.
     #[inline]
-    pub(crate) fn find(&self, hash: u32, mut same: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u32, same: impl FnMut(&E) -> bool) -> Option<E> {
         if self.segments.is_empty() {
             return None;
         }
         let spread = spread(hash);
-        let segment = &self.segments[Table::segment(spread, self.segments.len())];
-        segment.find(spread, |e| e.hash == hash && same(e.at)).map(|e| e.at)
+        self.segments[segment_of(spread, self.segments.len())].find(spread, same).copied()
     }
 
-    /// Changes the number of the entry with this hash and number.
-    pub(crate) fn replace(&mut self, hash: u32, at: u32, by: u32) {
+    /// Puts an entry with the same hash in the place of one.
+    pub(crate) fn replace(&mut self, hash: u32, same: impl FnMut(&E) -> bool, by: E) {
         let (spread, count) = (spread(hash), self.segments.len());
-        if let Some(segment) = self.segments.get_mut(Table::segment(spread, count.max(1)))
-            && let Some(entry) = segment.find_mut(spread, |e| e.hash == hash && e.at == at)
+        if let Some(segment) = self.segments.get_mut(segment_of(spread, count.max(1)))
+            && let Some(entry) = segment.find_mut(spread, same)
         {
-            entry.at = by;
+            *entry = by;
         }
     }
 
     /// Adds an entry that is not there.
-    pub(crate) fn insert(&mut self, hash: u32, at: u32) {
+    pub(crate) fn insert(&mut self, hash: u32, entry: E, hash_of: impl Fn(&E) -> u32) {
+        let respread = |e: &E| spread(hash_of(e));
         if self.len >= self.segments.len() * ENTRIES_MAX {
-            self.split();
+            self.split(&respread);
         }
         let spread = spread(hash);
-        let segment = Table::segment(spread, self.segments.len());
-        self.segments[segment].insert_unique(spread, Keyed { hash, at }, respread);
+        let segment = segment_of(spread, self.segments.len());
+        self.segments[segment].insert_unique(spread, entry, respread);
         self.len += 1;
     }
 
-    /// Takes out the entry with this hash and number, if it is there.
-    pub(crate) fn remove(&mut self, hash: u32, at: u32) -> bool {
+    /// Takes out the entry with this hash that is `same`, if it is there.
+    pub(crate) fn remove(
+        &mut self,
+        hash: u32,
+        same: impl FnMut(&E) -> bool,
+        hash_of: impl Fn(&E) -> u32,
+    ) -> Option<E> {
         if self.segments.is_empty() {
-            return false;
+            return None;
         }
+        let respread = |e: &E| spread(hash_of(e));
         let spread = spread(hash);
-        let number = Table::segment(spread, self.segments.len());
+        let number = segment_of(spread, self.segments.len());
         let segment = &mut self.segments[number];
-        match segment.entry(spread, |e| e.hash == hash && e.at == at, respread) {
-            Entry::Occupied(found) => drop(found.remove()),
-            Entry::Vacant(_) => return false,
-        }
+        let (entry, _) = segment.find_entry(spread, same).ok()?.remove();
         self.len -= 1;
         if segment.capacity() > 64 && segment.len() < segment.capacity() / 8 {
             segment.shrink_to(segment.len() * 2, respread);
         }
         if self.len < self.segments.len() * ENTRIES_MAX / 4 {
-            self.join();
+            self.join(&respread);
         }
-        true
+        Some(entry)
     }
 
     /// One more segment.
-    fn split(&mut self) {
+    fn split(&mut self, respread: &impl Fn(&E) -> u64) {
         let count = self.segments.len() + 1;
         self.segments.push(HashTable::new());
         if count == 1 {
             return;
         }
-        let from = Table::sibling(count - 1);
-        for entry in std::mem::take(&mut self.segments[from]) {
+        for entry in std::mem::take(&mut self.segments[sibling(count - 1)]) {
             let spread = respread(&entry);
-            let segment = &mut self.segments[Table::segment(spread, count)];
-            segment.insert_unique(spread, entry, respread);
+            self.segments[segment_of(spread, count)].insert_unique(spread, entry, respread);
         }
     }
 
     /// One segment fewer.
-    fn join(&mut self) {
+    fn join(&mut self, respread: &impl Fn(&E) -> u64) {
         if self.len == 0 {
             self.segments = Vec::new();
         } else if self.segments.len() > 1
             && let Some(last) = self.segments.pop()
         {
-            let into = Table::sibling(self.segments.len());
-            last.into_iter().for_each(|entry| {
+            let into = sibling(self.segments.len());
+            for entry in last {
                 self.segments[into].insert_unique(respread(&entry), entry, respread);
-            });
+            }
         }
-    }
-
-    /// Where the entries of a segment are while it does not exist.
-    fn sibling(segment: usize) -> usize {
-        segment & !(1 << segment.ilog2())
     }
 }
 
@@ -155,33 +151,33 @@ mod tests {
     #[test]
     fn grows_and_shrinks_with_all_entries_at_hand() {
         const COUNT: u32 = 40_000;
-        let mut table = Table::default();
+        let mut table: Table<u32> = Table::default();
+        let hash_of = |n: &u32| hash(*n);
         for n in 0..COUNT {
-            table.insert(hash(n), n);
+            table.insert(hash(n), n, hash_of);
             let largest = table.segments.iter().map(HashTable::len).max();
             assert!(largest < Some(3 * ENTRIES_MAX), "{largest:?} entries to be moved at once");
         }
-        assert!((0..COUNT).all(|n| table.find(hash(n), |at| at == n) == Some(n)));
-        table.replace(hash(7), 7, COUNT);
-        assert_eq!(table.find(hash(7), |_| true), Some(COUNT));
-        table.replace(hash(7), COUNT, 7);
-        assert_eq!(table.find(hash(COUNT), |_| true), None);
+        assert!((0..COUNT).all(|n| table.find(hash(n), |e| *e == n) == Some(n)));
+        assert_eq!(table.find(hash(COUNT), |e| *e == COUNT), None);
         for n in 0..COUNT {
-            assert!(table.remove(hash(n), n));
-            assert!(!table.remove(hash(n), n));
+            assert_eq!(table.remove(hash(n), |e| *e == n, hash_of), Some(n));
+            assert_eq!(table.remove(hash(n), |e| *e == n, hash_of), None);
             if n % 1000 == 0 {
-                assert!((n + 1..COUNT).all(|n| table.find(hash(n), |at| at == n) == Some(n)));
+                assert!((n + 1..COUNT).all(|n| table.find(hash(n), |e| *e == n) == Some(n)));
             }
         }
         assert!(table.is_empty() && table.segments.capacity() == 0);
     }
 
     #[test]
-    fn equal_hashes_are_kept_apart_by_number() {
-        let mut table = Table::default();
-        (0..10).for_each(|n| table.insert(5, n));
-        assert_eq!(table.find(5, |at| at == 9), Some(9));
-        assert!(table.remove(5, 3) && !table.remove(5, 3));
+    fn entries_of_one_hash_are_told_apart() {
+        let mut table: Table<u32> = Table::default();
+        (0..10).for_each(|n| table.insert(5, n, |_| 5));
+        assert_eq!(table.find(5, |e| *e == 9), Some(9));
+        table.replace(5, |e| *e == 9, 20);
+        assert_eq!(table.find(5, |e| *e == 9), None);
+        assert_eq!(table.remove(5, |e| *e == 20, |_| 5), Some(20));
         assert_eq!(table.len(), 9);
     }
 }

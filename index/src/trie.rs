@@ -3,7 +3,7 @@
 //! An edge leads from one group of a shape to the next in pre-order, and is chosen by what stands at that
 //! group's place in the value, so skeletons whose shape the value lacks are never visited. A node holds the
 //! skeletons whose shape ends there: one for each set of constant positions. A skeleton's observers lie in
-//! buckets by the constants' bytes; in a bucket, those that capture the same positions form a [`Group`].
+//! buckets by their constants; in a bucket, those that capture the same positions form a [`Group`].
 //!
 //! Routing goes over nodes and buckets. Joining and leaving finds skeletons, groups and observers by tables
 //! beside them, so it does not depend on how many others there are.
@@ -24,6 +24,7 @@ use crate::bag::{Bag, Reading};
 use crate::commit::Usage;
 use crate::edge::Edge;
 use crate::find::{Finder, resolve};
+use crate::key::{key_of_pattern, long_constants};
 use crate::pattern::{Loc, Pattern, Shape, Step};
 use crate::plan::Plan;
 use crate::roster::{Lanes, Observer, Roster};
@@ -46,10 +47,12 @@ pub struct Group<D: Domain> {
     /// Position in the lock order of bags.
     pub(crate) id: u64,
     pub(crate) skeleton: Arc<Skeleton>,
-    /// The constants' bytes, one after the other.
+    /// Its constants (see [`crate::key`]).
     pub(crate) key: Box<[u8]>,
     captures: Box<[Loc]>,
     required: Box<[Loc]>,
+    /// Those of which the key holds only a digest.
+    long_constants: Box<[(Loc, Box<[u8]>)]>,
     is_impossible: bool,
     pub(crate) plan: Plan,
     /// Observers of the same pattern in one handle domain are in different lanes.
@@ -69,6 +72,7 @@ impl<D: Domain> Group<D> {
         *self.captures == *pattern.captures
             && *self.required == *pattern.required
             && self.is_impossible == pattern.is_impossible
+            && self.long_constants.iter().eq(long_constants(pattern))
     }
 }
 
@@ -96,14 +100,14 @@ pub(crate) struct Place<D: Domain> {
     pub(crate) skeleton: Arc<Skeleton>,
     /// The observers, if the skeleton has no constants.
     plain: Vec<Entry<D>>,
-    /// The observers by the constants' bytes, if it has any.
+    /// The observers by their constants' key, if it has any.
     keyed: HashMap<Box<[u8]>, Vec<Entry<D>>, RandomState>,
     /// Held for its drop: whoever is charged for the skeleton.
     _owner: D::Owner,
 }
 
 impl<D: Domain> Place<D> {
-    /// The groups whose constants have these bytes.
+    /// The groups whose constants have this key.
     #[inline(always)]
     pub(crate) fn entries(&self, key: &[u8]) -> &[Entry<D>] {
         if key.is_empty() { &self.plain } else { self.keyed.get(key).map_or(&[], |entries| entries) }
@@ -296,7 +300,7 @@ impl<D: Domain> Trie<D> {
         admit: impl FnOnce() -> Result<D::Owner, R>,
     ) -> Result<Arc<Group<D>>, R> {
         let skeleton = self.skeleton(pattern, admit)?;
-        let key: Vec<u8> = pattern.constants.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+        let key = key_of_pattern(pattern);
         let hash = self.hash_family(skeleton.id, &key, &pattern.captures, &pattern.required);
         let place = &mut self.nodes[skeleton.node as usize].places[position(&skeleton.at)];
         let is_it = |family: &Family<D>| {
@@ -336,6 +340,7 @@ impl<D: Domain> Trie<D> {
             key: key.into(),
             captures: pattern.captures.clone().into(),
             required: pattern.required.clone().into(),
+            long_constants: long_constants(pattern).cloned().collect(),
             is_impossible: pattern.is_impossible,
             plan: Plan::new(pattern),
             lane,
@@ -507,26 +512,4 @@ fn skip_missing(loc: &Loc, edges: &mut std::slice::Iter<'_, Edge>) {
     let last = Loc::Child { register: *register, step: Step::Index(u32::MAX) };
     let rest = edges.as_slice();
     *edges = rest[rest.partition_point(|edge| edge.loc <= last)..].iter();
-}
-
-/// The constants of a value at a skeleton's positions, one after the other: borrowed if there is but one.
-#[inline(always)]
-pub(crate) fn key_of<'a>(
-    constants: &[Loc],
-    value: View<'a>,
-    registers: &[u32],
-    finder: &mut Finder,
-    buffer: &'a mut Vec<u8>,
-) -> Option<&'a [u8]> {
-    match constants {
-        [] => Some(&[]),
-        [one] => Some(resolve(one, value, registers, finder)?.span()),
-        many => {
-            buffer.clear();
-            for loc in many {
-                buffer.extend_from_slice(resolve(loc, value, registers, finder)?.span());
-            }
-            Some(buffer)
-        }
-    }
 }

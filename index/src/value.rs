@@ -27,15 +27,16 @@ pub trait Endpoint: Clone + Send + Sync + 'static {
 
 /// What stands before a stored value's bytes.
 pub(crate) struct Header<D: Domain> {
-    /// How many placements of the value are alive. Written under its shard's lock.
+    /// How many placements of the value are alive, written under its shard's lock; or [`IS_CAPTURES`], for good.
     count: AtomicU32,
     /// Hash of the bytes.
     pub(crate) hash: u32,
-    /// Whether the bytes are only a captures list that outlived its value.
-    pub(crate) is_captures: bool,
     /// The caller's own.
     pub(crate) extra: Option<Box<D::Extra>>,
 }
+
+/// In place of a count: the bytes are only a captures list that stands for values that give it.
+const IS_CAPTURES: u32 = u32::MAX;
 
 /// A stored value: canonical bytes behind a thin pointer, 32 bytes of overhead, shared by whoever needs it.
 pub struct Stored<D: Domain>(ThinArc<Header<D>, u8>);
@@ -53,9 +54,22 @@ impl<D: Domain> std::fmt::Debug for Stored<D> {
 }
 
 impl<D: Domain> Stored<D> {
-    pub(crate) fn new(bytes: &[u8], hash: u32, is_captures: bool, extra: Option<Box<D::Extra>>) -> Stored<D> {
-        let header = Header { count: AtomicU32::new(0), hash, is_captures, extra };
+    /// A value without placements.
+    pub(crate) fn new(bytes: &[u8], hash: u32, extra: Option<Box<D::Extra>>) -> Stored<D> {
+        let header = Header { count: AtomicU32::new(0), hash, extra };
         Stored(ThinArc::from_header_and_slice(header, bytes))
+    }
+
+    /// A captures list, which is never placed.
+    pub(crate) fn captures(bytes: &[u8], hash: u32, extra: Option<Box<D::Extra>>) -> Stored<D> {
+        let header = Header { count: AtomicU32::new(IS_CAPTURES), hash, extra };
+        Stored(ThinArc::from_header_and_slice(header, bytes))
+    }
+
+    /// Whether the bytes are only a captures list.
+    pub(crate) fn is_captures(&self) -> bool {
+        // Relaxed: it has been so since the value was made, or never will be.
+        self.header().count.load(Ordering::Relaxed) == IS_CAPTURES
     }
 
     /// The value.

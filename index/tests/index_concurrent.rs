@@ -348,7 +348,7 @@ fn accumulate(observer: &Observer) -> BTreeSet<Vec<u8>> {
             assert_eq!(whose.len(), held.len(), "a thread's old state beside its new one: {held:?}");
         }
         if observer.choice <= 1 && log.before_replay.is_none() {
-            assert!(turn.len() % 2 == 0 && held.len() % 2 == 0, "a torn turn: {turn:?}");
+            assert!(turn.len().is_multiple_of(2) && held.len().is_multiple_of(2), "a torn turn: {turn:?}");
         }
     }
     assert_eq!(held.len(), held.values().collect::<BTreeSet<_>>().len(), "a list under two handles");

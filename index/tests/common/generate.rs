@@ -4,9 +4,12 @@ use super::tree::{Noise, Tree, capability, dictionary, rec, set, sym};
 use super::twin::observe_of;
 
 fn atom(noise: &mut Noise) -> Tree {
-    match noise.below(8) {
+    match noise.below(10) {
         0 => Tree::Int(0),
         1 => Tree::Int(1),
+        // Long enough to be digested, and alike at both ends.
+        7 => Tree::Bytes(vec![b'x'; 400]),
+        8 => Tree::Bytes([vec![b'x'; 200], vec![b'y'], vec![b'x'; 199]].concat()),
         2 => Tree::Int(-1),
         3 => sym("a"),
         4 => Tree::String("a".into()),
@@ -39,7 +42,7 @@ pub fn value(noise: &mut Noise, depth: usize) -> Tree {
     }
     let items = |noise: &mut Noise| (0..length(noise)).map(|_| value(noise, depth - 1)).collect::<Vec<_>>();
     match noise.below(8) {
-        0..=2 => rec(*noise.of(&["r", "s"]), items(noise)),
+        0..=2 => rec(if noise.one_in(2) { "s" } else { "r" }, items(noise)),
         3 => atom(noise),
         4 => Tree::Sequence(items(noise)),
         5 => dictionary(items(noise).into_iter().map(|v| (key(noise), v)).collect()),
