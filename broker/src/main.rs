@@ -1,5 +1,10 @@
 //! The `staunch` command.
 
+#![forbid(unsafe_code)]
+
+mod tour;
+
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +14,7 @@ use staunch::server::{Address, Config, Server};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A message broker that speaks the Syndicate protocol.
+/// A message broker for Linux that speaks the Syndicate protocol.
 #[derive(Parser)]
 #[command(name = "staunch", version, arg_required_else_help = true)]
 struct Cli {
@@ -19,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See what it does: a broker, a few clients, and one that stops reading; about ten seconds.
+    Tour(tour::Options),
     /// Run the broker until SIGTERM or SIGINT.
     Serve(Serve),
 }
@@ -41,11 +48,13 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
-    let Command::Serve(serve) = Cli::parse().command;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STAUNCH_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    match run(serve) {
+    let cli = Cli::parse();
+    log(&cli.command);
+    let done = match cli.command {
+        Command::Serve(serve) => run(|| serve.start()),
+        Command::Tour(options) => tour(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("staunch: {error}");
@@ -54,20 +63,47 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
+/// Logs to standard error what the environment asks for.
+fn log(command: &Command) {
+    let unless_told = if matches!(command, Command::Tour(_)) { "warn" } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STAUNCH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(unless_told));
+    let is_coloured =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").unwrap_or_default().is_empty();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    subscriber.with_target(false).with_ansi(is_coloured).init();
+}
+
+fn tour(options: &tour::Options) -> Result<(), Box<dyn std::error::Error>> {
+    match options.run()? {
+        Some(server) => run(|| Ok(server)),
+        None => Ok(()),
+    }
+}
+
+impl Serve {
+    fn start(self) -> Result<Server, Box<dyn std::error::Error>> {
+        let defaults = Config::default();
+        let config = Config {
+            listen: self.listen,
+            workers: self.workers.map_or(defaults.workers, usize::from),
+            debt_max: self.debt_max,
+            ..defaults
+        };
+        Ok(Server::start_dev(&config)?)
+    }
+}
+
+/// Runs a broker until SIGTERM or SIGINT.
+fn run(
+    start: impl FnOnce() -> Result<Server, Box<dyn std::error::Error>>,
+) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let defaults = Config::default();
-    let config = Config {
-        listen: serve.listen,
-        workers: serve.workers.map_or(defaults.workers, usize::from),
-        debt_max: serve.debt_max,
-        ..defaults
-    };
     runtime.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let server = Server::start_dev(&config)?;
+        let server = start()?;
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
             tokio::select! {
