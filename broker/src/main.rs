@@ -4,19 +4,24 @@
 
 mod tour;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use staunch::server::{Address, Config, Server};
+use staunch::server::{Address, Config, Server, StartError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How `--dev` lets clients in.
+const WELL_KNOWN: &str = r#"<ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>"#;
+
 /// A message broker for Linux that speaks the Syndicate protocol.
 #[derive(Parser)]
 #[command(name = "staunch", version, arg_required_else_help = true)]
+#[command(after_help = "New here? `staunch tour` takes ten seconds and needs nothing.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,19 +29,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// See what it does: a broker, a few clients, and one that stops reading; about ten seconds.
+    /// Watch it work: a consumer stops reading, its producer is throttled, nothing is lost.
+    ///
+    /// Starts a broker on a loopback port and connects six clients to it. What it tells it has measured; it ends
+    /// with status 0 if every message has come through once and in order, and with 1 otherwise.
     Tour(tour::Options),
-    /// Run the broker until SIGTERM or SIGINT.
+    /// Run the broker until SIGTERM or Ctrl-C.
     Serve(Serve),
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Environment:
+  STAUNCH_LOG  What is logged to standard error: error, warn, info (unless told otherwise),
+               debug or trace. RUST_LOG is heeded where it is not set
+  NO_COLOR     No colours, also on a terminal")]
 struct Serve {
     /// Let everybody on this machine in, by the well-known reference
-    /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>. Loopback and Unix sockets only.
+    /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>. Required: there is no other way in yet.
     #[arg(long, required = true)]
     dev: bool,
-    /// Where to listen: tcp:ADDRESS:PORT or unix:PATH. May be given more than once.
+    /// Where to listen: tcp:ADDRESS:PORT with a loopback address, or unix:PATH. May be given more than once.
     #[arg(long, value_name = "ADDRESS", default_value = "tcp:127.0.0.1:9001")]
     listen: Vec<Address>,
     /// Worker threads; as many as there are processors by default.
@@ -66,8 +79,15 @@ fn main() -> ExitCode {
 /// Logs to standard error what the environment asks for.
 fn log(command: &Command) {
     let unless_told = if matches!(command, Command::Tour(_)) { "warn" } else { "info" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STAUNCH_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(unless_told));
+    let asked =
+        ["STAUNCH_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let filter = match &asked {
+        Some((name, text)) => text.parse().unwrap_or_else(|error| {
+            eprintln!("staunch: {name}={text} is not understood ({error}); logs {unless_told}");
+            tracing_subscriber::EnvFilter::new(unless_told)
+        }),
+        None => tracing_subscriber::EnvFilter::new(unless_told),
+    };
     let is_coloured =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").unwrap_or_default().is_empty();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -76,7 +96,7 @@ fn log(command: &Command) {
 
 fn tour(options: &tour::Options) -> Result<(), Box<dyn std::error::Error>> {
     match options.run()? {
-        Some(server) => run(|| Ok(server)),
+        Some(kept) => run(|| Ok(kept.announce())),
         None => Ok(()),
     }
 }
@@ -90,8 +110,58 @@ impl Serve {
             debt_max: self.debt_max,
             ..defaults
         };
-        Ok(Server::start_dev(&config)?)
+        let server = Server::start_dev(&config).map_err(|error| advise(&error))?;
+        tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
+        Ok(server)
     }
+}
+
+/// Why the broker does not start, and what to do about it.
+fn advise(error: &StartError) -> String {
+    let (address, cause) = match error {
+        StartError::Listen(address, cause) => (address, cause),
+        StartError::NotLocal(_) => return format!("{error}. Choose an address such as 127.0.0.1"),
+        StartError::Scheduler(_) => return error.to_string(),
+    };
+    let why = match (address, cause.kind()) {
+        (Address::Tcp(address), ErrorKind::AddrInUse) => format!(
+            "another program listens there already. End it, or choose another port, as in --listen tcp:{}:{}",
+            if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() },
+            address.port().checked_add(1).unwrap_or(9001)
+        ),
+        (Address::Tcp(_), ErrorKind::PermissionDenied) => {
+            "that takes privileges. Choose a port above 1023".to_owned()
+        }
+        (Address::Tcp(_), ErrorKind::AddrNotAvailable) => {
+            "this machine does not have that address".to_owned()
+        }
+        (Address::Unix(path), ErrorKind::AddrInUse) if is_socket(path) => {
+            "another program listens there already. End it, or choose another path".to_owned()
+        }
+        (Address::Unix(_), ErrorKind::AddrInUse) => {
+            "there is something else, which is no socket. Remove it, or choose another path".to_owned()
+        }
+        (Address::Unix(path), ErrorKind::NotFound) => {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            format!("the folder {} does not exist. Make it, or choose another path", folder.display())
+        }
+        (Address::Unix(_), ErrorKind::PermissionDenied) => {
+            "this user may not make a file there. Choose another path".to_owned()
+        }
+        (Address::Unix(path), _) if path.as_os_str().len() > SOCKET_PATH_MAX => {
+            format!("the path is too long: a socket's has {SOCKET_PATH_MAX} bytes at most")
+        }
+        _ => cause.to_string(),
+    };
+    format!("cannot listen on {address}: {why}")
+}
+
+/// What `sockaddr_un` has room for, less the final zero (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// Runs a broker until SIGTERM or SIGINT.

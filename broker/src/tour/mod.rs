@@ -17,18 +17,18 @@ mod story;
 use std::io;
 use std::time::Duration;
 
-use staunch::server::{Server, StartError};
+use staunch::server::StartError;
 
 /// How the tour is given.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How long it takes, about.
+    /// How many seconds it takes, about.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=3600))]
     seconds: u64,
-    /// Print lines with time stamps, as when the output is no terminal, rather than a picture that is redrawn.
+    /// Print lines only, as when the output is no terminal, and no picture that is redrawn.
     #[arg(long)]
     plain: bool,
-    /// Let the broker run on afterwards, for clients of your own, until SIGTERM or Ctrl-C.
+    /// Let the broker run on afterwards, for clients of your own.
     #[arg(long)]
     keep: bool,
 }
@@ -41,7 +41,7 @@ impl Options {
     ///
     /// # Errors
     /// [`Error`]: the first thing that was not as it should be.
-    pub(crate) fn run(&self) -> Result<Option<Server>, Error> {
+    pub(crate) fn run(&self) -> Result<Option<story::Kept>, Error> {
         let screen = screen::Screen::new(self.plain);
         story::run(self.seconds, self.keep, screen)
     }

@@ -14,15 +14,15 @@ use super::screen::{Screen, Tone, count, mib};
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How much longer than planned anything may take before the tour gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A producer that is held back may still fill the kernel's buffers: for this long.
-const SETTLE: Duration = Duration::from_millis(300);
+/// A producer that is held back may still fill the kernel's buffers. Then it stands still for this long.
+const STILL: Duration = Duration::from_millis(250);
 
 const P1: usize = 0;
 const P2: usize = 1;
 const SLOW: usize = 2;
 
 /// Tells the story in about so many seconds. Returns the broker if it is to be kept.
-pub(super) fn run(seconds: u64, keep: bool, screen: Screen) -> Result<Option<Server>, Error> {
+pub(super) fn run(seconds: u64, keep: bool, screen: Screen) -> Result<Option<Kept>, Error> {
     let config = Config {
         listen: vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
         ..Config::default()
@@ -50,14 +50,27 @@ pub(super) fn run(seconds: u64, keep: bool, screen: Screen) -> Result<Option<Ser
     tour.it_reads_on()?;
     let (server, mut screen) = tour.everything_is_counted()?;
     screen.say(Tone::Act, "That was the tour.");
-    screen.say(
-        Tone::Told,
-        &match keep {
-            true => format!("The broker stays, on tcp:{broker}, for clients of your own. Ctrl-C ends it."),
-            false => "`staunch serve --dev` runs a broker for clients of your own.".to_owned(),
-        },
-    );
-    Ok(keep.then_some(server))
+    if keep {
+        return Ok(Some(Kept { server, screen }));
+    }
+    screen.say(Tone::Told, "`staunch serve --dev` runs a broker for clients of your own.");
+    Ok(None)
+}
+
+/// A broker that outlives its tour.
+pub(crate) struct Kept {
+    server: Server,
+    screen: Screen,
+}
+
+impl Kept {
+    /// Says where the broker is. For when Ctrl-C would end it well.
+    pub(crate) fn announce(mut self) -> Server {
+        let broker = self.server.tcp_addresses()[0];
+        let text = format!("The broker stays, on tcp:{broker}, for clients of your own. Ctrl-C ends it.");
+        self.screen.say(Tone::Told, &text);
+        self.server
+    }
 }
 
 struct Tour {
@@ -174,7 +187,13 @@ impl Tour {
             milliseconds(took),
             mib(p1.debt)
         ));
-        self.watch(SETTLE.max(self.part(6)), |_| false)?;
+        let (mut sent, mut since) = (p1.sent, Instant::now());
+        self.watch(self.part(15), |f| {
+            if std::mem::replace(&mut sent, f.producers[P1].sent) != sent {
+                since = Instant::now();
+            }
+            since.elapsed() > STILL
+        })?;
         let stands_at = self.look()?.producers[P1].sent;
         let rest = end.saturating_sub(start.elapsed()).max(self.part(15));
         let rates = self.measure(rest)?;
