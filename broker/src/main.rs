@@ -111,6 +111,10 @@ impl Serve {
             ..defaults
         };
         let server = Server::start_dev(&config).map_err(|error| advise(&error))?;
+        for address in server.tcp_addresses() {
+            // Not only what was asked for: also the port that the system chose where that was 0.
+            tracing::info!("open on tcp:{address}");
+        }
         tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
         Ok(server)
     }
