@@ -1,17 +1,27 @@
 //! The `staunch` command.
 
+#![forbid(unsafe_code)]
+
+mod tour;
+
+use std::io::{ErrorKind, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use staunch::server::{Address, Config, Server};
+use staunch::server::{Address, Config, Server, StartError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A message broker that speaks the Syndicate protocol.
+/// How `--dev` lets clients in.
+const WELL_KNOWN: &str = r#"<ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>"#;
+
+/// A message broker for Linux that speaks the Syndicate protocol.
 #[derive(Parser)]
 #[command(name = "staunch", version, arg_required_else_help = true)]
+#[command(after_help = "New here? `staunch tour` takes ten seconds and needs nothing.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,17 +29,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the broker until SIGTERM or SIGINT.
+    /// Watch it work: a consumer stops reading, its producer is throttled, nothing is lost.
+    ///
+    /// Starts a broker on a loopback port and connects six clients to it. What it tells it has measured; it ends
+    /// with status 0 if every message has come through once and in order, and with 1 otherwise.
+    Tour(tour::Options),
+    /// Run the broker until SIGTERM or Ctrl-C.
     Serve(Serve),
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Environment:
+  STAUNCH_LOG  What is logged to standard error: error, warn, info (unless told otherwise),
+               debug or trace. RUST_LOG is heeded where it is not set
+  NO_COLOR     No colours, also on a terminal")]
 struct Serve {
     /// Let everybody on this machine in, by the well-known reference
-    /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>. Loopback and Unix sockets only.
+    /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>. Required: there is no other way in yet.
     #[arg(long, required = true)]
     dev: bool,
-    /// Where to listen: tcp:ADDRESS:PORT or unix:PATH. May be given more than once.
+    /// Where to listen: tcp:ADDRESS:PORT with a loopback address, or unix:PATH. May be given more than once.
     #[arg(long, value_name = "ADDRESS", default_value = "tcp:127.0.0.1:9001")]
     listen: Vec<Address>,
     /// Worker threads; as many as there are processors by default.
@@ -50,11 +70,13 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
-    let Command::Serve(serve) = Cli::parse().command;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STAUNCH_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    match run(serve) {
+    let cli = Cli::parse();
+    log(&cli.command);
+    let done = match cli.command {
+        Command::Serve(serve) => run(|| serve.start()),
+        Command::Tour(options) => tour(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("staunch: {error}");
@@ -63,23 +85,111 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let defaults = Config::default();
-    let config = Config {
-        listen: serve.listen,
-        workers: serve.workers.map_or(defaults.workers, usize::from),
-        debt_max: serve.debt_max,
-        outbox_max: serve.outbox_max,
-        send_buffer: serve.send_buffer,
-        receive_buffer: serve.receive_buffer,
-        ..defaults
+/// Logs to standard error what the environment asks for.
+fn log(command: &Command) {
+    let unless_told = if matches!(command, Command::Tour(_)) { "warn" } else { "info" };
+    let asked =
+        ["STAUNCH_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let filter = match &asked {
+        Some((name, text)) => text.parse().unwrap_or_else(|error| {
+            eprintln!("staunch: {name}={text} is not understood ({error}); logs {unless_told}");
+            tracing_subscriber::EnvFilter::new(unless_told)
+        }),
+        None => tracing_subscriber::EnvFilter::new(unless_told),
     };
+    let is_coloured =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").unwrap_or_default().is_empty();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    subscriber.with_target(false).with_ansi(is_coloured).init();
+}
+
+fn tour(options: &tour::Options) -> Result<(), Box<dyn std::error::Error>> {
+    match options.run()? {
+        Some(kept) => run(|| Ok(kept.announce())),
+        None => Ok(()),
+    }
+}
+
+impl Serve {
+    fn start(self) -> Result<Server, Box<dyn std::error::Error>> {
+        let defaults = Config::default();
+        let config = Config {
+            listen: self.listen,
+            workers: self.workers.map_or(defaults.workers, usize::from),
+            debt_max: self.debt_max,
+            outbox_max: self.outbox_max,
+            send_buffer: self.send_buffer,
+            receive_buffer: self.receive_buffer,
+            ..defaults
+        };
+        let server = Server::start_dev(&config).map_err(|error| advise(&error))?;
+        for address in server.tcp_addresses() {
+            // Not only what was asked for: also the port that the system chose where that was 0.
+            tracing::info!("open on tcp:{address}");
+        }
+        tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
+        Ok(server)
+    }
+}
+
+/// Why the broker does not start, and what to do about it.
+fn advise(error: &StartError) -> String {
+    let (address, cause) = match error {
+        StartError::Listen(address, cause) => (address, cause),
+        StartError::NotLocal(_) => return format!("{error}. Choose an address such as 127.0.0.1"),
+        StartError::Scheduler(_) => return error.to_string(),
+    };
+    let why = match (address, cause.kind()) {
+        (Address::Tcp(address), ErrorKind::AddrInUse) => format!(
+            "another program listens there already. End it, or choose another port, as in --listen tcp:{}:{}",
+            if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() },
+            address.port().checked_add(1).unwrap_or(9001)
+        ),
+        (Address::Tcp(_), ErrorKind::PermissionDenied) => {
+            "that takes privileges. Choose a port above 1023".to_owned()
+        }
+        (Address::Tcp(_), ErrorKind::AddrNotAvailable) => {
+            "this machine does not have that address".to_owned()
+        }
+        (Address::Unix(path), ErrorKind::AddrInUse) if is_socket(path) => {
+            "another program listens there already. End it, or choose another path".to_owned()
+        }
+        (Address::Unix(_), ErrorKind::AddrInUse) => {
+            "there is something else, which is no socket. Remove it, or choose another path".to_owned()
+        }
+        (Address::Unix(path), ErrorKind::NotFound) => {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            format!("the folder {} does not exist. Make it, or choose another path", folder.display())
+        }
+        (Address::Unix(_), ErrorKind::PermissionDenied) => {
+            "this user may not make a file there. Choose another path".to_owned()
+        }
+        (Address::Unix(path), _) if path.as_os_str().len() > SOCKET_PATH_MAX => {
+            format!("the path is too long: a socket's has {SOCKET_PATH_MAX} bytes at most")
+        }
+        _ => cause.to_string(),
+    };
+    format!("cannot listen on {address}: {why}")
+}
+
+/// What `sockaddr_un` has room for, less the final zero (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// Runs a broker until SIGTERM or SIGINT.
+fn run(
+    start: impl FnOnce() -> Result<Server, Box<dyn std::error::Error>>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let server = Server::start_dev(&config)?;
+        let server = start()?;
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
             tokio::select! {
