@@ -13,6 +13,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crossbeam::utils::CachePadded;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as TableEntry;
@@ -59,7 +60,8 @@ pub struct Group<D: Domain> {
     lane: u32,
     /// Where its entry stands in its bucket. Written and read under the trie's lock.
     at: AtomicU32,
-    pub(crate) bag: Mutex<Bag<D>>,
+    /// Padded: threads that assert what different patterns see must not share a cache line for it.
+    pub(crate) bag: CachePadded<Mutex<Bag<D>>>,
 }
 
 impl<D: Domain> Group<D> {
@@ -345,7 +347,7 @@ impl<D: Domain> Trie<D> {
             plan: Plan::new(pattern),
             lane,
             at: AtomicU32::new(entries.len() as u32),
-            bag: Mutex::default(),
+            bag: CachePadded::default(),
         });
         *slot = Some(group.clone());
         entries.push(Entry { group: group.clone(), roster: Roster::reserved(domain) });
