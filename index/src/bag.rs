@@ -263,26 +263,7 @@ mod tests {
 
     use super::*;
     use crate::pattern::{Class, Step};
-
-    struct Plug;
-
-    impl Domain for Plug {
-        type Endpoint = To;
-        type Extra = ();
-        type Owner = ();
-    }
-
-    #[derive(Clone)]
-    struct To;
-
-    impl crate::Endpoint for To {
-        fn handle_domain(&self) -> u64 {
-            0
-        }
-        fn is_gone(&self) -> bool {
-            false
-        }
-    }
+    use crate::value::tests::Plug;
 
     fn stored(length: usize, n: i64) -> Stored<Plug> {
         let mut bytes = vec![tag::SEQUENCE];

@@ -481,7 +481,7 @@ impl<D: Domain> Index<D> {
         let mut wanted: SmallVec<[Lockable<'_, D>; 4]> = ops
             .iter()
             .filter(|op| effects[op.action as usize].kind != Kind::Message)
-            .map(|op| (op.entry.group.id, &op.entry.group.bag))
+            .map(|op| (op.entry.group.id, &*op.entry.group.bag))
             .collect();
         wanted.sort_unstable_by_key(|(id, _)| *id);
         wanted.dedup_by_key(|(id, _)| *id);

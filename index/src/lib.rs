@@ -13,9 +13,13 @@
 //! - `commit`: turns, which lock what they touch and take effect whole.
 //!
 //! # Costs
-//! With S skeletons whose shape a value has and k observers that match: a message costs S hash look-ups and k
-//! calls of the [`Sink`]; an assertion the same and one store update. Neither depends on the number of patterns
-//! or of assertions.
+//! With S skeletons whose shape a value has and k observers that match: a message costs one pass over its tokens, S
+//! hash look-ups and k calls of the [`Sink`]; an assertion the same and one store update. None of it depends on the
+//! number of patterns or of assertions. Joining and leaving finds its way by tables, however many observers there
+//! are, in one session or in many. No step under a lock grows with what is stored, but for two: telling an observer
+//! that unsubscribes (and has not gone) of the end of all it holds, and turns that are large themselves.
+//!
+//! An assertion of n bytes that one group of observers sees weighs n and about 90 bytes.
 //!
 //! # Locks, in the order in which they are taken
 //! 1. the trie (shared by ordinary turns, exclusive to turns that subscribe or unsubscribe);

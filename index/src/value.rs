@@ -170,3 +170,29 @@ impl Rescan {
         (self.scanner.view(bytes), &mut self.finder)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{Domain, Endpoint};
+
+    /// What unit tests plug in: an endpoint is its handle domain.
+    pub(crate) struct Plug;
+
+    impl Domain for Plug {
+        type Endpoint = To;
+        type Extra = ();
+        type Owner = ();
+    }
+
+    #[derive(Clone)]
+    pub(crate) struct To(pub(crate) u64);
+
+    impl Endpoint for To {
+        fn handle_domain(&self) -> u64 {
+            self.0
+        }
+        fn is_gone(&self) -> bool {
+            false
+        }
+    }
+}
