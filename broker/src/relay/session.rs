@@ -18,7 +18,7 @@ use staunch_system::poll::Interest;
 
 use end::Ending;
 
-use super::handles::Handles;
+use super::handles::{Handles, Held};
 use super::membrane::Membrane;
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
@@ -83,6 +83,8 @@ pub(crate) enum Failure {
 /// What only the worker that runs the session touches.
 pub(super) struct Inbound {
     pub(super) handles: Handles,
+    /// What turns retracted that then failed: to be retracted in the end, as if they had not been.
+    pub(super) leftovers: Vec<Held>,
     /// The beginning of a packet, or what was read and has to wait.
     carry: Vec<u8>,
     /// Where the scan of the packet at the carry's start stands, if one has begun.
@@ -164,6 +166,7 @@ impl Session {
             waker: OnceLock::new(),
             inbound: Mutex::new(Inbound {
                 handles: Handles::default(),
+                leftovers: Vec::new(),
                 carry: Vec::new(),
                 scanner: None,
                 waiting: None,

@@ -92,7 +92,7 @@ impl Session {
         let is_ready = match self.prepare(decoded, local) {
             Ok(is_ready) => is_ready,
             Err(failure) => {
-                self.abandon(std::mem::take(decoded));
+                self.abandon(std::mem::take(decoded), inbound);
                 return Err(failure);
             }
         };
@@ -162,15 +162,21 @@ impl Session {
         prepared.map_err(Failure::TooManySkeletons)
     }
 
-    /// Gives up a turn that was waiting.
-    pub(super) fn abandon(&self, decoded: Decoded) {
+    /// Gives up a turn that has had no effect, and shall have none.
+    pub(super) fn abandon(&self, decoded: Decoded, inbound: &mut Inbound) {
         for event in decoded.events {
-            if let Event::Assert {
-                target, subscribes: Some(Subscribes { prepared: Some(prepared), .. }), ..
-            } = event
-                && let Entity::Dataspace(dataspace) = target.entity()
-            {
-                dataspace.index.write().cancel(prepared);
+            match event {
+                Event::Assert {
+                    target,
+                    subscribes: Some(Subscribes { prepared: Some(prepared), .. }),
+                    ..
+                } => {
+                    if let Entity::Dataspace(dataspace) = target.entity() {
+                        dataspace.index.write().cancel(prepared);
+                    }
+                }
+                Event::Retract { held, .. } => inbound.leftovers.push(held),
+                _ => {}
             }
         }
     }
@@ -372,7 +378,10 @@ impl Session {
     /// Retracts some of what the peer has asserted, at the session's end. Returns whether there may be more.
     pub(super) fn retract_some(self: &Arc<Self>, inbound: &mut Inbound, local: &mut Local) -> bool {
         const COUNT: usize = 256;
-        let taken = inbound.handles.take_some(COUNT);
+        let mut taken = inbound.handles.take_some(COUNT);
+        let more = inbound.leftovers.len().min(COUNT.saturating_sub(taken.len()));
+        let keep = inbound.leftovers.len() - more;
+        taken.extend(inbound.leftovers.drain(keep..));
         let mut rest: Vec<Option<Held>> = taken.into_iter().map(Some).collect();
         while let Some(dataspace) = {
             let membrane = self.membrane();
@@ -408,7 +417,7 @@ impl Session {
             }
         }
         local.stage.publish_staged(self.broker());
-        inbound.handles.len() > 0
+        inbound.handles.len() > 0 || !inbound.leftovers.is_empty()
     }
 }
 

@@ -231,10 +231,11 @@ impl Client {
         }
     }
 
-    /// What comes next, waiting up to `patience`.
+    /// What comes next, waiting up to `patience`, which may be nothing.
     pub fn next_within(&mut self, patience: Duration) -> Came {
         let start = Instant::now();
         let mut chunk = vec![0; 64 << 10];
+        let mut has_looked = false;
         loop {
             self.parse();
             if let Some(came) = self.pending.pop_front() {
@@ -244,11 +245,20 @@ impl Client {
                 return Came::End;
             }
             let left = patience.saturating_sub(start.elapsed());
-            if left.is_zero() {
+            if left.is_zero() && has_looked {
                 return Came::Nothing;
             }
-            self.set_timeouts(left.max(Duration::from_millis(1)));
-            match self.read(&mut chunk) {
+            has_looked = true;
+            let read = if left.is_zero() {
+                self.set_blocking(false);
+                let read = self.read(&mut chunk);
+                self.set_blocking(true);
+                read
+            } else {
+                self.set_timeouts(left.max(Duration::from_millis(1)));
+                self.read(&mut chunk)
+            };
+            match read {
                 Ok(0) => self.has_ended = true,
                 Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}

@@ -76,7 +76,7 @@ impl Session {
             return;
         }
         if let Some(waiting) = inbound.waiting.take() {
-            self.abandon(waiting);
+            self.abandon(waiting, inbound);
         }
         match last_words {
             None => self.outbox.close(),

@@ -21,6 +21,21 @@ impl Session {
         inbound: &mut Inbound,
     ) -> Result<Decoded, Failure> {
         let mut decoded = Decoded::default();
+        match self.decode_events(turn, inbound, &mut decoded) {
+            Ok(()) => Ok(decoded),
+            Err(failure) => {
+                self.abandon(decoded, inbound);
+                Err(failure)
+            }
+        }
+    }
+
+    fn decode_events(
+        self: &Arc<Self>,
+        turn: Turn<'_>,
+        inbound: &mut Inbound,
+        decoded: &mut Decoded,
+    ) -> Result<(), Failure> {
         let mut membrane = self.membrane();
         for event in turn.events() {
             let event = event.map_err(Failure::Packet)?;
@@ -28,19 +43,19 @@ impl Session {
             match event.event {
                 WireEvent::Assert { assertion, handle } => {
                     let handle = handle.as_int().unwrap_or(Int::Small(0));
-                    self.decode_assert(&mut membrane, inbound, &oid, assertion, handle, &mut decoded)?;
+                    self.decode_assert(&mut membrane, inbound, &oid, assertion, handle, decoded)?;
                 }
                 WireEvent::Retract { handle } => {
                     if membrane.exported(&oid).is_some() {
                         let handle = handle.as_int().unwrap_or(Int::Small(0));
-                        self.decode_retract(&mut membrane, inbound, &handle, &mut decoded);
+                        self.decode_retract(&mut membrane, inbound, &handle, decoded);
                     }
                 }
                 WireEvent::Message { body } => {
                     let Some(target) = membrane.exported(&oid).cloned() else { continue };
                     let (value, caps, refs) = self.take_value(&mut membrane, body, true)?;
                     refs.iter().for_each(|r| membrane.release(r));
-                    if let Some((value, caps)) = restrict(&target, value, caps, turn.view(), &mut decoded)? {
+                    if let Some((value, caps)) = restrict(&target, value, caps, turn.view(), decoded)? {
                         decoded.events.push(Event::Message { target, value, caps });
                     }
                 }
@@ -53,7 +68,7 @@ impl Session {
                 }
             }
         }
-        Ok(decoded)
+        Ok(())
     }
 
     fn import(
