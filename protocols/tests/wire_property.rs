@@ -227,3 +227,61 @@ fn known_prefixes_change_nothing() {
         assert!(Prefix::new(not_whole, Limits::default()).is_none() || not_whole.is_empty());
     }
 }
+
+const MESSAGE: &[u8] = b"\xb5\xb5\xb0\x01\x01\xb4\xb3\x01M";
+
+/// The fast way within a prefix finds what the general way finds, or leaves it to that.
+fn within_agrees(scanner: &mut Scanner, prefix: &Prefix, bytes: &[u8]) {
+    let mut plain = Scanner::new(*scanner.limits());
+    let verdict = plain.scan(bytes);
+    scanner.reset();
+    match scanner.scan_within(prefix, bytes) {
+        Some((length, body)) => {
+            assert_eq!(verdict, Ok(Progress::Complete(length)), "{bytes:02x?}");
+            assert!(plain.is_canonical() && plain.embedded() == 0);
+            let whole = plain.view(bytes);
+            let other = whole.at(prefix.tokens());
+            assert_eq!(body.span(), other.span());
+            assert_eq!(body.tokens(), other.tokens());
+            let starts = |view: View<'_>| {
+                (0..view.tokens()).map(|t| view.at(view.token() + t).start()).collect::<Vec<_>>()
+            };
+            assert_eq!(starts(body), starts(other));
+            assert_eq!(whole.tokens(), other.token() + other.tokens() + prefix.depth(), "nothing else in it");
+        }
+        None => {
+            assert_eq!(scanner.scan(bytes), verdict, "{bytes:02x?}");
+            if verdict.is_ok_and(|v| matches!(v, Progress::Complete(_))) {
+                assert_eq!(scanner.tape(), plain.tape());
+                assert_eq!(scanner.is_canonical(), plain.is_canonical());
+                assert_eq!(scanner.embedded(), plain.embedded());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn within_a_prefix_the_fast_way_agrees(tree in Tree::any(), mut noise in Noise::any(300), limit in 1u32..64, flip in any::<(u16, u8)>()) {
+        let mut packet = MESSAGE.to_vec();
+        packet.extend_from_slice(&if noise.one_in(2) { tree.write(&mut noise) } else { tree.canonical() });
+        packet.extend_from_slice(&[0x84; 3]);
+        for limits in [Limits::default(), Limits { tokens_max: limit, depth_max: 6, ..Limits::default() }] {
+            let Some(prefix) = Prefix::new(MESSAGE, limits) else { continue };
+            let mut scanner = Scanner::new(limits);
+            // Memory for the beginning.
+            let _ = scanner.scan(&packet);
+            within_agrees(&mut scanner, &prefix, &packet);
+            for cut in 0..packet.len() {
+                within_agrees(&mut scanner, &prefix, &packet[..cut]);
+            }
+            let mut other = packet.clone();
+            let at = flip.0 as usize % other.len();
+            other[at] = flip.1;
+            other.extend_from_slice(&packet);
+            within_agrees(&mut scanner, &prefix, &other);
+        }
+    }
+}

@@ -74,6 +74,12 @@ impl<'a> View<'a> {
         View { bytes: &bytes[..tape.end_of(0)], tape, node: 0 }
     }
 
+    /// A part of a value, the last on the tape, with all the bytes up to its end.
+    #[inline]
+    pub(super) fn within(bytes: &'a [u8], tape: &'a Tape, node: u32) -> View<'a> {
+        View { bytes, tape, node }
+    }
+
     /// The same bytes and tape at another token, as told by [`View::token`].
     #[inline(always)]
     pub fn at(self, token: u32) -> View<'a> {

@@ -50,17 +50,6 @@ impl MessageTarget {
         Some(MessageTarget { oid, dataspace, removals, prefix })
     }
 
-    /// The token of the body in a packet with the prefix, if there is one message in it and no more: then nothing
-    /// but the ends of what the prefix opened follows the body.
-    #[inline(always)]
-    fn only_body(&self, packet: View<'_>, has_prefix: bool) -> Option<u32> {
-        if !has_prefix {
-            return None;
-        }
-        let body = packet.at(self.prefix.tokens());
-        (body.token() + body.tokens() + self.prefix.depth() == packet.tokens()).then_some(body.token())
-    }
-
     /// Puts the tokens of the bodies in a packet to `bodies`. False if it is not a turn of nothing but messages
     /// for this target.
     fn read_bodies(&self, packet: View<'_>, bodies: &mut SmallVec<[u32; 8]>) -> Result<bool, Failure> {
@@ -245,23 +234,26 @@ impl Session {
             if rest.first().is_none_or(|first| *first < 0x80) {
                 break;
             }
-            let has_prefix = scanner.begin(&target.prefix, rest);
-            let length = match scanner.scan(rest).map_err(Failure::Scan)? {
-                Progress::Complete(length) => length,
-                Progress::Incomplete(_) => return Ok((done, Found::Unfinished)),
-            };
-            let packet = scanner.view(rest);
-            if scanner.embedded() > 0 || !scanner.is_canonical() {
-                return Ok((done, Found::Packet(length)));
+            if let Some((length, body)) = scanner.scan_within(&target.prefix, rest) {
+                route(body, &[body.token()], reader, local);
+                done += length;
+            } else {
+                let length = match scanner.scan(rest).map_err(Failure::Scan)? {
+                    Progress::Complete(length) => length,
+                    Progress::Incomplete(_) => return Ok((done, Found::Unfinished)),
+                };
+                let packet = scanner.view(rest);
+                if scanner.embedded() > 0 || !scanner.is_canonical() {
+                    return Ok((done, Found::Packet(length)));
+                }
+                if target.read_bodies(packet, &mut bodies)? {
+                    route(packet, &bodies, reader, local);
+                } else if !self.apply_plain(packet, target, reader, inbound, local)? {
+                    return Ok((done, Found::Packet(length)));
+                }
+                scanner.reset();
+                done += length;
             }
-            match target.only_body(packet, has_prefix) {
-                Some(body) => route(packet, &[body], reader, local),
-                None if target.read_bodies(packet, &mut bodies)? => route(packet, &bodies, reader, local),
-                None if self.apply_plain(packet, target, reader, inbound, local)? => {}
-                None => return Ok((done, Found::Packet(length))),
-            }
-            scanner.reset();
-            done += length;
             // Acquire: as in run_messages(). A turn may have let go of the target itself.
             if local.stage.cost() > credit || target.removals != self.removals.load(Ordering::Acquire) {
                 break;
