@@ -20,7 +20,7 @@ use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Router, Target};
 use crate::outbox::{Appended, Flushed, Level, Pool, Segment, SharedBody, WriteCounts};
-use crate::relay::{Failure, Remote, Session};
+use crate::relay::{Failure, Opening, Remote, Session};
 use crate::schedule::Ready;
 
 pub(crate) use commit::Commit;
@@ -212,11 +212,20 @@ impl Stage {
             observers.iter().for_each(|to| self.message(to, captures));
             return;
         }
+        let mut one = observers.iter();
+        if observers.count() == 1
+            && let Some(Target::Remote(remote)) = one.next()
+            && !remote.opening().is_too_long()
+        {
+            return self.write_message(remote, |opening, skipped, out| {
+                opening.write_parts(skipped, captures, &MESSAGE_CLOSE, out)
+            });
+        }
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         captures.iter().for_each(|c| body.extend_from_slice(c));
         body.extend_from_slice(&MESSAGE_CLOSE);
-        if observers.count() == 1 || !self.fan_out(&observers, &body) {
+        if !self.fan_out(&observers, &body) {
             for to in observers.iter() {
                 match to {
                     Target::Remote(remote) if !remote.opening().is_too_long() => {
@@ -230,13 +239,19 @@ impl Stage {
     }
 
     /// Stages a message for a peer's entity: `body` is all that follows the opening.
-    #[inline(always)]
+    #[inline]
     fn copy_message(&mut self, to: &Remote, body: &[u8]) {
+        self.write_message(to, |opening, skipped, out| opening.write(skipped, body, out));
+    }
+
+    /// Stages a message for a peer's entity. `write` appends it, and returns its length.
+    #[inline(always)]
+    fn write_message(&mut self, to: &Remote, write: impl FnOnce(&Opening, usize, &mut Vec<u8>) -> usize) {
         let turn = self.turn;
         let slot = self.slot(to);
         let skipped = fanout::skipped(slot.turn, turn);
         slot.turn = turn;
-        let cost = to.opening().write(skipped, body, &mut slot.buffer) as u64 + EVENT_COST;
+        let cost = write(to.opening(), skipped, &mut slot.buffer) as u64 + EVENT_COST;
         slot.cost += cost;
         self.cost += cost;
         self.deliveries += 1;

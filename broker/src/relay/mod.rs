@@ -69,14 +69,26 @@ impl Opening {
     /// a message that begins a turn behind another, 1 if there is no other, 2 within a turn.
     #[inline(always)]
     pub(crate) fn write(&self, skipped: usize, body: &[u8], out: &mut Vec<u8>) -> usize {
+        self.write_parts(skipped, &[body], &[], out)
+    }
+
+    /// The same with a body in several parts, and what closes it.
+    #[inline(always)]
+    pub(crate) fn write_parts(
+        &self,
+        skipped: usize,
+        parts: &[&[u8]],
+        close: &[u8],
+        out: &mut Vec<u8>,
+    ) -> usize {
         let length = (self.length as usize).saturating_sub(skipped);
-        out.reserve(Opening::LENGTH + body.len());
         let before = out.len();
         let padded: &[u8; Opening::LENGTH] = self.bytes[skipped..].first_chunk().expect("it is so long");
         out.extend_from_slice(padded);
         out.truncate(before + length);
-        out.extend_from_slice(body);
-        length + body.len()
+        parts.iter().for_each(|part| out.extend_from_slice(part));
+        out.extend_from_slice(close);
+        out.len() - before
     }
 }
 
