@@ -39,7 +39,7 @@ fn a_tour_ends_well_and_says_what_it_showed() {
         "The ledger:",
         "P1 owes 2.",
         "messages, held by slow",
-        "is not slowed.",
+        "it sends nothing to slow, and",
         "3. slow reads on",
         "it is read again.",
         "slow has caught up.",
