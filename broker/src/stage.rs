@@ -10,6 +10,7 @@ mod replay;
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use staunch_flowctl::{Account, Loan, Repayments};
 use staunch_index::{Captures, Observers, Scratch};
 use staunch_protocols::packet;
@@ -105,8 +106,8 @@ impl Default for Stage {
     }
 }
 
-/// Where a body is, its length, and its turn.
-type BodyKey = (usize, usize, u64);
+/// A body's turn, and where its parts are and how long.
+type BodyKey = (u64, SmallVec<[(usize, usize); 4]>);
 
 /// What an event for a peer carries.
 enum Body<'c, 'v> {
@@ -133,13 +134,14 @@ impl Body<'_, '_> {
         }
     }
 
-    /// What tells it from other bodies of the same turn.
-    fn key(&self, turn: u64) -> BodyKey {
+    /// What tells it from other bodies. `None` if nothing does: captures lie in values that live as long as their
+    /// turn is being staged, but other bodies may be made for one peer, one after the other in the same place.
+    fn key(&self, turn: u64) -> Option<BodyKey> {
         match self {
             Body::Captures(captures) => {
-                (captures.first().map_or(0, |c| c.as_ptr() as usize), self.bytes(), turn)
+                Some((turn, captures.iter().map(|c| (c.as_ptr() as usize, c.len())).collect()))
             }
-            Body::Value(value) => (value.as_ptr() as usize, value.len(), turn),
+            Body::Value(_) => None,
         }
     }
 }
@@ -310,7 +312,7 @@ impl Stage {
     fn share(&mut self, body: &Body<'_, '_>) -> Option<Arc<SharedBody>> {
         let key = body.key(self.turn);
         if let Some((known, shared)) = &self.shared
-            && *known == key
+            && Some(known) == key.as_ref()
         {
             return Some(shared.clone());
         }
@@ -318,7 +320,7 @@ impl Stage {
         let mut out = Vec::with_capacity(body.bytes());
         body.write(&mut out);
         let shared = Arc::new(SharedBody::new(out, loan));
-        self.shared = Some((key, shared.clone()));
+        self.shared = key.map(|key| (key, shared.clone()));
         Some(shared)
     }
 
@@ -361,7 +363,9 @@ impl Stage {
     pub(crate) fn direct_retract(&mut self, to: &Remote, handle: u64, has_caps: bool) {
         self.event(to, b'R', None, Some(handle));
         if has_caps {
-            to.session().membrane().release_sent(handle);
+            let mut membrane = to.session().membrane();
+            membrane.release_sent(handle);
+            to.session().note_removals(&membrane);
         }
     }
 
@@ -463,6 +467,11 @@ impl Stage {
             self.flush_one(&session, scratch);
         }
         self.repayments.repay_all();
+    }
+
+    /// Takes sessions over that are to be flushed.
+    pub(crate) fn adopt_dirty(&mut self, sessions: Vec<Arc<Session>>) {
+        self.dirty.extend(sessions);
     }
 
     /// Hands the sessions that are to be flushed over to somebody else.

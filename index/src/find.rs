@@ -37,7 +37,8 @@ impl Finder {
     /// Another value comes.
     #[inline(always)]
     pub(crate) fn begin(&mut self) {
-        if !self.children.is_empty() {
+        // A table without children is one too.
+        if !self.tables.is_empty() {
             self.forget();
         }
     }

@@ -269,7 +269,7 @@ impl Session {
     }
 
     /// Tells the fast way that entries have gone from the membrane.
-    pub(super) fn note_removals(&self, membrane: &Membrane) {
+    pub(crate) fn note_removals(&self, membrane: &Membrane) {
         // Release: pairs with the Acquire in run_messages(): who sees the count looks the target up again.
         self.removals.store(membrane.removals, Ordering::Release);
     }
@@ -488,8 +488,8 @@ impl Session {
                 let piece = local.stage.take_dirty(FLUSH_PIECE);
                 queue.spawn(move |worker| {
                     let Local { stage, scratch, .. } = &mut worker.local;
-                    piece.iter().for_each(|session| stage.flush_one(session, scratch));
-                    stage.repayments.repay_all();
+                    stage.adopt_dirty(piece);
+                    stage.flush(scratch);
                 });
             }
         }

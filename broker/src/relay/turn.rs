@@ -255,13 +255,22 @@ impl Session {
         local: &mut Local,
     ) {
         let mut sent: Vec<Option<(Cap, What)>> = Vec::new();
-        for event in events {
+        // What the turn retracts again; the handle may stand for a later assertion by now.
+        let mut is_brief = vec![false; events.len()];
+        for event in events.iter().flatten() {
+            if let Event::RetractSame { assert } = event {
+                is_brief[*assert] = true;
+            }
+        }
+        for (i, event) in events.into_iter().enumerate() {
             let mut made = None;
             match event {
                 Some(Event::Assert { target, value, caps, handle, .. }) => {
                     let what = self.assert_at(&target, view(&value, packet).span(), &caps, local);
                     made = Some((target.clone(), copy(&what)));
-                    if let Some(Held::Full(mut full)) = inbound.handles.remove(&handle) {
+                    if !is_brief[i]
+                        && let Some(Held::Full(mut full)) = inbound.handles.remove(&handle)
+                    {
                         full.what = what;
                         inbound.handles.set(handle, Held::Full(full));
                     }

@@ -27,6 +27,8 @@ impl Stage {
         pending: Box<PendingReplay>,
         scratch: &mut Scratch,
     ) {
+        // Until the piece is in place: see the stage's drop.
+        self.pulling = Some(session.clone());
         let mut out = self.pool.take();
         out.push(tag::SEQUENCE);
         let mut events = 0;
@@ -47,6 +49,7 @@ impl Stage {
         pending.account.charge(cost);
         self.deliveries += events;
         session.outbox().replayed(pending, out, cost, has_more);
+        self.pulling = None;
     }
 
     /// Appends the event that tells an observer of one captures list, unless its caveats drop it.

@@ -97,6 +97,8 @@ impl Slice {
     const LENGTH: Duration = Duration::from_millis(1);
     /// Steps between looks at the clock.
     const STEPS: u32 = 16;
+    /// Turns of a step between looks at the clock: a message may have many skeletons to be looked up in.
+    const TURNS: u32 = 16;
 
     fn begin() -> Slice {
         Slice { began: Instant::now(), steps: 0 }
@@ -229,7 +231,11 @@ impl Session {
         let credit = self.account.limit().saturating_sub(self.account.debt());
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
-        for _ in 0..TURNS_PER_HOLD {
+        let slice = Slice::begin();
+        for turn in 0..TURNS_PER_HOLD {
+            if turn % Slice::TURNS == Slice::TURNS - 1 && slice.began.elapsed() > Slice::LENGTH {
+                break;
+            }
             let rest = &bytes[done..];
             if rest.first().is_none_or(|first| *first < 0x80) {
                 break;
