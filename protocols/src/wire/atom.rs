@@ -1,7 +1,7 @@
 //! Atoms: their lengths, and what their contents must be.
 
-use super::Limits;
 use super::scan::ScanErrorKind;
+use super::{Limits, tag};
 
 /// Whether so many more bytes from `pos` on are within the limit.
 pub(super) fn check_size(limits: &Limits, pos: usize, more: usize) -> Result<(), ScanErrorKind> {
@@ -17,10 +17,26 @@ pub(super) enum Header {
     Incomplete,
 }
 
+/// Where the atom at `pos` ends, if it is all there, in canonical form and well-formed beyond doubt. `None` says
+/// nothing: the general way looks closer.
+#[inline(always)]
+pub(super) fn plain_atom(bytes: &[u8], pos: usize, first: u8, integer_bytes_max: usize) -> Option<usize> {
+    let (body, length) = short_header(bytes, pos)?;
+    let end = body + length;
+    let content = bytes.get(body..end)?;
+    let is_fine = match first {
+        tag::BYTES => true,
+        tag::INTEGER => is_minimal(content) && length <= integer_bytes_max,
+        tag::IEEE754 => length == 8,
+        _ => is_short_ascii(bytes, body, content) || is_text(content),
+    };
+    is_fine.then_some(end)
+}
+
 /// Where the content of the atom at `pos` begins and how long it is, if its length is as short as can be, and
 /// below 16 Ki.
 #[inline(always)]
-pub(super) fn short_header(bytes: &[u8], pos: usize) -> Option<(usize, usize)> {
+fn short_header(bytes: &[u8], pos: usize) -> Option<(usize, usize)> {
     let low = *bytes.get(pos + 1)?;
     if low < 0x80 {
         return Some((pos + 2, low as usize));
@@ -76,7 +92,7 @@ pub(super) fn is_text(content: &[u8]) -> bool {
 /// Whether `content`, which begins at `body`, is surely ASCII: one look at 8 bytes, those behind it shifted out,
 /// or at the first and the last 8 of up to 16. False for what is longer, or close to the end.
 #[inline(always)]
-pub(super) fn is_short_ascii(bytes: &[u8], body: usize, content: &[u8]) -> bool {
+fn is_short_ascii(bytes: &[u8], body: usize, content: &[u8]) -> bool {
     const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
     let word = |at: usize| bytes.get(at..at + 8).and_then(|w| w.try_into().ok()).map(u64::from_le_bytes);
     let length = content.len();

@@ -3,7 +3,7 @@
 //! A value that arrives in pieces is scanned up to the last complete token, and the next call goes on from
 //! there; only the header of the one atom that was cut (at most 11 bytes) is read again.
 
-use super::atom::{Header, check_size, is_minimal, is_short_ascii, is_text, read_header, short_header};
+use super::atom::{Header, check_size, is_minimal, is_text, plain_atom, read_header};
 use super::tag;
 use super::view::Node;
 use super::{Limits, Tape, View};
@@ -315,8 +315,8 @@ impl Scanner {
         let bytes = &bytes[..bytes.len().min(self.limits.packet_bytes_max as usize)];
         loop {
             let floor = self.plain_floor();
-            let stepped =
-                if self.run_plain(bytes, floor) { self.complete_value(bytes) } else { self.step(bytes) };
+            let has_run = floor < self.at.depth && self.run_plain(bytes, floor);
+            let stepped = if has_run { self.complete_value(bytes) } else { self.step(bytes) };
             match stepped {
                 Ok(Some(wanted)) => return Ok(Progress::Incomplete(wanted)),
                 Ok(None) if self.at.depth == 0 => break,
@@ -360,18 +360,9 @@ impl Scanner {
             let mut end = pos + 1;
             let mut next = used as u32 + 1;
             match first {
-                tag::INTEGER..=tag::SYMBOL => {
-                    let Some((body, length)) = short_header(bytes, pos) else { break };
-                    end = body + length;
-                    let Some(content) = bytes.get(body..end) else { break };
-                    let is_fine = match first {
-                        tag::BYTES => true,
-                        tag::INTEGER => is_minimal(content) && content.len() <= integer_bytes_max,
-                        _ => is_short_ascii(bytes, body, content) || is_text(content),
-                    };
-                    if !is_fine {
-                        break;
-                    }
+                tag::INTEGER..=tag::SYMBOL | tag::IEEE754 => {
+                    let Some(after) = plain_atom(bytes, pos, first, integer_bytes_max) else { break };
+                    end = after;
                 }
                 tag::RECORD | tag::SEQUENCE => {
                     let Some(frame) = frames.get_mut(depth) else { break };
@@ -401,6 +392,7 @@ impl Scanner {
     }
 
     /// Reads one token, of any kind. Returns how many bytes are needed if it is not all there.
+    #[inline]
     fn step(&mut self, bytes: &[u8]) -> Result<Option<usize>, ScanErrorKind> {
         let pos = self.at.pos;
         let Some(&first) = bytes.get(pos) else {
@@ -411,10 +403,15 @@ impl Scanner {
             self.grow_tape()?;
         }
         match first {
-            tag::INTEGER..=tag::SYMBOL | tag::IEEE754 => match self.atom(bytes, first)? {
-                Ok(end) => self.push(end),
-                Err(wanted) => return Ok(Some(wanted)),
-            },
+            tag::INTEGER..=tag::SYMBOL | tag::IEEE754 => {
+                match plain_atom(bytes, pos, first, self.limits.integer_bytes_max as usize) {
+                    Some(end) => self.push(end),
+                    None => match self.atom(bytes, first)? {
+                        Ok(end) => self.push(end),
+                        Err(wanted) => return Ok(Some(wanted)),
+                    },
+                }
+            }
             tag::RECORD..=tag::DICTIONARY | tag::EMBEDDED | tag::ANNOTATION => {
                 self.open(first)?;
                 return Ok(None);
@@ -437,7 +434,8 @@ impl Scanner {
         self.at.pos = end;
     }
 
-    /// Checks an atom. Returns where it ends, or how many bytes are needed to know.
+    /// Checks an atom of any form. Returns where it ends, or how many bytes are needed to know.
+    #[inline(never)]
     fn atom(&mut self, bytes: &[u8], first: u8) -> Result<Result<usize, usize>, ScanErrorKind> {
         let Header::Complete { length, body, shortest } = read_header(bytes, self.at.pos, &self.limits)?
         else {
@@ -504,6 +502,7 @@ impl Scanner {
     }
 
     /// A value ended here: tells the compounds around it. (Returns `None`: no more is needed for that.)
+    #[inline]
     fn complete_value(&mut self, bytes: &[u8]) -> Result<Option<usize>, ScanErrorKind> {
         let next = self.at.used as u32;
         while self.at.depth > 0 {
@@ -537,6 +536,7 @@ impl Scanner {
 
     /// A set element or dictionary key ended here: it must come after the one before it, or else the value is not
     /// canonical (and [`super::canonicalize`] looks for duplicates).
+    #[inline]
     fn check_order(&mut self, bytes: &[u8]) -> Result<(), ScanErrorKind> {
         let Cursor { pos, used, canonical, .. } = self.at;
         let Some(order) = self.orders.last_mut() else { return Ok(()) };
