@@ -37,7 +37,7 @@ use staunch_protocols::wire::Scanner;
 use dataspace::{Dataspace, Router};
 use linger::Lingering;
 use principals::Principals;
-use relay::{Failure, Session};
+use relay::{Failure, Session, Slice};
 use schedule::Scheduler;
 use stage::Stage;
 
@@ -50,6 +50,8 @@ pub(crate) struct Local {
     pub(crate) scanners: Vec<Scanner>,
     /// What a turn has placed, while it is being applied.
     pub(crate) placed: Vec<Stored<Router>>,
+    /// The share of time of the run under way.
+    pub(crate) slice: Slice,
 }
 
 impl Local {

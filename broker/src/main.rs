@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use staunch::server::{Address, Config, Server, StartError};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,8 +43,8 @@ enum Command {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Environment:
-  STAUNCH_LOG  What is logged to standard error: error, warn, info (unless told otherwise),
-               debug or trace. RUST_LOG is heeded where it is not set
+  STAUNCH_LOG  What is logged to standard error: off, error, warn, info (unless told otherwise)
+               or debug, or a list as in tracing's EnvFilter. RUST_LOG is heeded where it is not set
   NO_COLOR     No colours, also on a terminal")]
 struct Serve {
     /// Let everybody on this machine in, by the well-known reference
@@ -88,19 +90,32 @@ fn main() -> ExitCode {
 /// Logs to standard error what the environment asks for.
 fn log(command: &Command) {
     let unless_told = if matches!(command, Command::Tour(_)) { "warn" } else { "info" };
-    let asked =
-        ["STAUNCH_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let asked = ["STAUNCH_LOG", "RUST_LOG"]
+        .into_iter()
+        .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.trim().is_empty())?)));
     let filter = match &asked {
-        Some((name, text)) => text.parse().unwrap_or_else(|error| {
-            eprintln!("staunch: {name}={text} is not understood ({error}); logs {unless_told}");
-            tracing_subscriber::EnvFilter::new(unless_told)
+        Some((name, text)) => filter(text).unwrap_or_else(|why| {
+            eprintln!("staunch: {name}={text} is not understood ({why}); logs {unless_told}");
+            EnvFilter::new(unless_told)
         }),
-        None => tracing_subscriber::EnvFilter::new(unless_told),
+        None => EnvFilter::new(unless_told),
     };
     let is_coloured =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").unwrap_or_default().is_empty();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     subscriber.with_target(false).with_ansi(is_coloured).init();
+}
+
+/// A filter as the environment gives it. A single word must be a level: taken for the name of a module, as the library
+/// does, a misspelt level would log nothing. Traces are not compiled in, so they are taken for debug.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let text = text.trim().to_ascii_lowercase();
+    let text = if text == "trace" { "debug" } else { text.as_str() };
+    let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_word && text.parse::<LevelFilter>().is_err() {
+        return Err("it is no level".to_owned());
+    }
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn tour(options: &tour::Options) -> Result<(), Box<dyn std::error::Error>> {
@@ -126,6 +141,9 @@ impl Serve {
         for address in server.tcp_addresses() {
             // Not only what was asked for: also the port that the system chose where that was 0.
             tracing::info!("open on tcp:{address}");
+        }
+        for address in config.listen.iter().filter(|a| matches!(a, Address::Unix(_))) {
+            tracing::info!("open on {address}");
         }
         tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
         Ok(server)
@@ -154,8 +172,11 @@ fn advise(error: &StartError) -> String {
         (Address::Unix(path), ErrorKind::AddrInUse) if is_socket(path) => {
             "another program listens there already. End it, or choose another path".to_owned()
         }
+        (Address::Unix(path), ErrorKind::AddrInUse) if path.is_dir() => {
+            format!("that is a folder. Give a path in it, as in unix:{}", path.join("staunch.sock").display())
+        }
         (Address::Unix(_), ErrorKind::AddrInUse) => {
-            "there is something else, which is no socket. Remove it, or choose another path".to_owned()
+            "there is a file, which is no socket. Choose another path".to_owned()
         }
         (Address::Unix(path), ErrorKind::NotFound) => {
             let folder = path.parent().unwrap_or(Path::new("/"));

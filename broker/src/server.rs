@@ -205,7 +205,7 @@ impl Server {
         });
         let scheduler = self.broker.scheduler();
         let registration = scheduler.register_for(&acceptor.listener, acceptor.clone(), Interest::Read)?;
-        tracing::info!(%address, "listening");
+        tracing::debug!(%address, "listening");
         self.acceptors.push((acceptor, registration));
         Ok(())
     }

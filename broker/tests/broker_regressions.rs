@@ -96,12 +96,8 @@ fn large_messages_with_references_are_not_taken_for_each_other() {
 fn a_handle_used_again_at_another_entity_in_one_turn_is_not_lost() {
     let (server, address) = start_default();
     let mut watcher = observer(address, &[&record_pattern("late", 1)]);
-    let mut owner = Client::tcp(address).resolved();
-    owner.send("[[1 <A <ent #:[0 50]> 3>]]");
-    owner.sync();
-    let mut other = observer(address, &[]);
-    other.send(&format!("[{}]", observe(&record_pattern("ent", 1), 7, 2)));
-    let entity = oid_in(&other.event());
+    let (owner, mut other, told) = introduced(address, &[50]);
+    let entity = oid_in(&told);
     for target in [0, entity] {
         other.send(&format!("[[{target} <A hello 5>] [{target} <R 5>] [1 <A <late 1> 5>]]"));
         assert_eq!(watcher.event().kind, 'A');

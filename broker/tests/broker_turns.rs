@@ -117,12 +117,8 @@ fn two_observers_of_one_pattern_in_a_session_have_their_own_handles() {
 fn an_attenuated_observer_sees_what_its_caveats_leave() {
     for already_there in [0, 10, 2000] {
         let (_server, address) = start_default();
-        let mut owner = Client::tcp(address).resolved();
-        owner.send("[[1 <A <ent #:[0 50] #:[0 51]> 5>]]");
-        owner.sync();
-        let mut asker = Client::tcp(address).resolved();
-        asker.send(&format!("[{}]", observe(&record_pattern("ent", 2), 7, 2)));
-        assert_eq!(asker.event().body, "[#:[0, 2], #:[0, 3]]");
+        let (mut owner, mut asker, told) = introduced(address, &[50, 51]);
+        assert_eq!(told.body, "[#:[0, 2], #:[0, 3]]");
         let values: Vec<String> =
             (0..already_there).map(|n| format!("[1 <A <x {n}> {}>]", n + 100)).collect();
         values.chunks(100).for_each(|some| asker.send(&format!("[{}]", some.concat())));
@@ -192,12 +188,8 @@ fn receive(owner: &mut Client, mut seen: usize, mut plain: usize) -> Told {
 #[test]
 fn a_sync_passes_through_a_proxy() {
     let (server, address) = start_default();
-    let mut owner = Client::tcp(address).resolved();
-    owner.send("[[1 <A <ent #:[0 50]> 5>]]");
-    owner.sync();
-    let mut asker = Client::tcp(address).resolved();
-    asker.send(&format!("[{}]", observe(&record_pattern("ent", 1), 7, 2)));
-    assert_eq!(asker.event().body, "[#:[0, 2]]");
+    let (mut owner, mut asker, told) = introduced(address, &[50]);
+    assert_eq!(told.body, "[#:[0, 2]]");
     asker.send("[[2 <M before>] [2 <S #:[0 60]>] [2 <M after>]]");
     let mut at_owner = owner.turn();
     while at_owner.len() < 3 {

@@ -122,7 +122,7 @@ fn it_ends_with_status_0_and_takes_its_socket_with_it() {
         let _client = UnixStream::connect(&path).unwrap();
         let log = end(child, signal);
         assert!(!path.exists(), "{signal}");
-        assert!(log.contains("listening address=tcp:127.0.0.1:") && log.contains("acowDB2"), "{log}");
+        assert!(log.contains("open on tcp:127.0.0.1:") && log.contains("acowDB2"), "{log}");
         assert!(!log.contains('\x1b'), "no colours in a file: {log}");
     }
 }

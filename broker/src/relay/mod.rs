@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `session`: reading and flow control; `session::packets`: what was read, with the fast way of message turns;
-//!   `session::end`: how a session ends.
+//!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends.
 //! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before.
 //! - `membrane`: which capabilities each side knows, and for how long.
 //! - `handles`: what the peer has asserted.
@@ -19,6 +19,7 @@ use staunch_flowctl::Loan;
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Int, tag};
 
+pub(crate) use session::packets::Slice;
 pub(crate) use session::{Failure, Session, SessionConfig};
 
 use crate::cap::Cap;

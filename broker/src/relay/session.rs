@@ -1,7 +1,7 @@
 //! One connection: reading and flow control.
 
 mod end;
-mod packets;
+pub(crate) mod packets;
 mod plain;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -106,7 +106,7 @@ impl Stage {
         true
     }
 
-    /// Divides a group into classes, if all are peers that nothing has been staged for, and most begin alike.
+    /// Divides a group into classes, if all are peers that nothing has been staged for, and few begin differently.
     #[cold]
     fn open_group(&mut self, observers: &Observers<'_, Router>) -> usize {
         let first = self.fan_outs.used;
@@ -124,7 +124,10 @@ impl Stage {
                 }
             }
         } else {
-            self.fan_outs.classes[classes.clone()].iter_mut().for_each(|class| class.members.clear());
+            for class in &mut self.fan_outs.classes[classes.clone()] {
+                class.members.clear();
+                self.pool.put(std::mem::take(&mut class.buffer));
+            }
             self.fan_outs.used = first;
         }
         let id = observers.group();

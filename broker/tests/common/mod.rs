@@ -388,6 +388,19 @@ pub fn record_pattern(label: &str, fields: usize) -> String {
     format!("<group <rec {label}> {{{}}}>", binds.join(" "))
 }
 
+/// One client that asserts `<ent ...>` with these entities of its own, and another that observes that, under oid 7, and
+/// was told of it.
+pub fn introduced(address: SocketAddr, entities: &[i64]) -> (Client, Client, Event) {
+    let mut owner = Client::tcp(address).resolved();
+    let references: String = entities.iter().map(|oid| format!(" #:[0 {oid}]")).collect();
+    owner.send(&format!("[[1 <A <ent{references}> 5>]]"));
+    owner.sync();
+    let mut asker = Client::tcp(address).resolved();
+    asker.send(&format!("[{}]", observe(&record_pattern("ent", entities.len()), 7, 2)));
+    let told = asker.event();
+    (owner, asker, told)
+}
+
 /// `<A <Observe pattern #:[0 observer]> handle>` at the dataspace.
 pub fn observe(pattern: &str, observer: i64, handle: i64) -> String {
     format!("[1 <A <Observe {pattern} #:[0 {observer}]> {handle}>]")

@@ -182,18 +182,6 @@ impl Prefix {
             None => bytes.starts_with(&self.bytes),
         }
     }
-
-    /// How many tokens it has.
-    #[inline]
-    pub fn tokens(&self) -> u32 {
-        self.at.used as u32
-    }
-
-    /// How many compounds it leaves open.
-    #[inline]
-    pub fn depth(&self) -> u32 {
-        self.at.depth as u32
-    }
 }
 
 impl Scanner {

@@ -1,4 +1,5 @@
-//! What was read: packets, the fast way for turns of messages and the general way for the rest.
+//! What was read: packets, the fast ways for turns of messages and of plain events (see `plain`), and the general way
+//! for the rest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,7 @@ enum Found {
     Packet(usize),
 }
 
-/// The dataspace that a session last sent a message to, for the fast way.
+/// The dataspace that a session last sent an event to, for the fast ways.
 pub(super) struct MessageTarget {
     pub(super) oid: i64,
     dataspace: Arc<Dataspace>,
@@ -88,25 +89,31 @@ fn scan_one(bytes: &[u8], scanner: &mut Scanner) -> Result<(usize, Found), Failu
 }
 
 /// A run's share of time: what a peer sends can be much work for its bytes.
-struct Slice {
+pub(crate) struct Slice {
     began: Instant,
-    steps: u32,
+    packets: u32,
+    is_over: bool,
+}
+
+impl Default for Slice {
+    /// One that begins now.
+    fn default() -> Slice {
+        Slice { began: Instant::now(), packets: 0, is_over: false }
+    }
 }
 
 impl Slice {
     const LENGTH: Duration = Duration::from_millis(1);
-    /// Steps between looks at the clock.
-    const STEPS: u32 = 16;
-    /// Turns of a step between looks at the clock: a message may have many skeletons to be looked up in.
-    const TURNS: u32 = 16;
+    /// Packets between looks at the clock: a message may have many skeletons to be looked up in.
+    const PACKETS: u32 = 16;
 
-    fn begin() -> Slice {
-        Slice { began: Instant::now(), steps: 0 }
-    }
-
-    fn is_over(&mut self) -> bool {
-        self.steps += 1;
-        self.steps.is_multiple_of(Slice::STEPS) && self.began.elapsed() > Slice::LENGTH
+    /// One more packet has been handled.
+    #[inline]
+    fn count(&mut self) {
+        self.packets += 1;
+        if self.packets.is_multiple_of(Slice::PACKETS) {
+            self.is_over = self.began.elapsed() > Slice::LENGTH;
+        }
     }
 }
 
@@ -124,9 +131,9 @@ impl Session {
             None => local.scanners.pop().unwrap_or_else(|| Scanner::new(self.config.packet)),
         };
         let mut done = 0;
-        let mut slice = Slice::begin();
+        local.slice = Slice::default();
         let result = loop {
-            if done == bytes.len() || slice.is_over() {
+            if done == bytes.len() || local.slice.is_over {
                 break Ok(false);
             }
             if local.stage.has_full() && !inbound.is_hanging_up {
@@ -188,11 +195,12 @@ impl Session {
             self.handle_packet(again.view(&canonical), inbound, local)?
         };
         scanner.reset();
+        local.slice.count();
         Ok((done + length, step))
     }
 
-    /// The fast way: packets that hold nothing but messages for one dataspace, without references. Stops after
-    /// the first packet that is something else (scanned, not handled), or when it is time to look up.
+    /// The fast ways: packets that hold nothing but messages, or plain events, for one dataspace, without references.
+    /// Stops after the first packet that is something else (scanned, not handled), or when it is time to look up.
     ///
     /// What it routes is in the outboxes before it lets go of the dataspace: who unsubscribes after that gets
     /// nothing any more.
@@ -231,11 +239,7 @@ impl Session {
         let credit = self.account.limit().saturating_sub(self.account.debt());
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
-        let slice = Slice::begin();
-        for turn in 0..TURNS_PER_HOLD {
-            if turn % Slice::TURNS == Slice::TURNS - 1 && slice.began.elapsed() > Slice::LENGTH {
-                break;
-            }
+        for _ in 0..TURNS_PER_HOLD {
             let rest = &bytes[done..];
             if rest.first().is_none_or(|first| *first < 0x80) {
                 break;
@@ -260,8 +264,10 @@ impl Session {
                 scanner.reset();
                 done += length;
             }
+            local.slice.count();
             // Acquire: as in run_messages(). A turn may have let go of the target itself.
-            if local.stage.cost() > credit || target.removals != self.removals.load(Ordering::Acquire) {
+            let is_stale = target.removals != self.removals.load(Ordering::Acquire);
+            if local.stage.cost() > credit || local.slice.is_over || is_stale {
                 break;
             }
         }

@@ -45,8 +45,11 @@ impl Session {
         let (asserts, retracts) = count(&plains);
         let oid = Ref::Exported(target.oid as u64);
         // Held before, released after: so that the entry lives at least as long as what stands on it.
-        for _ in retracts..asserts {
-            if self.membrane().hold_exported(&Int::Small(target.oid)).is_none() {
+        if asserts > retracts {
+            let mut membrane = self.membrane();
+            let holds = retracts..asserts;
+            // The first tells whether it is there; the others find it there too.
+            if holds.map(|_| membrane.hold_exported(&Int::Small(target.oid))).any(|held| held.is_none()) {
                 return Ok(false);
             }
         }
