@@ -107,6 +107,12 @@ impl Slice {
     /// Packets between looks at the clock: a message may have many skeletons to be looked up in.
     const PACKETS: u32 = 16;
 
+    /// Leaves out what has been spent on something else. A flush is bounded by itself, and what it earns is credit for
+    /// what is at hand: to begin a new run after each costs wide fan-outs a third of their throughput.
+    fn exclude(&mut self, spent: Duration) {
+        self.began += spent;
+    }
+
     /// One more packet has been handled.
     #[inline]
     fn count(&mut self) {
@@ -141,7 +147,9 @@ impl Session {
             }
             if local.stage.cost() + self.account.debt() > self.account.limit() && !inbound.is_hanging_up {
                 local.stage.publish_staged(&self.broker);
+                let flush = Instant::now();
                 local.stage.flush(&mut local.scratch);
+                local.slice.exclude(flush.elapsed());
                 if !self.account.is_clear() {
                     break Ok(false);
                 }
