@@ -14,7 +14,10 @@
 //! A session that ends by this side has last words: [`Outbox::wind_up`] drops all but the rest of the packet that
 //! the peer has received the beginning of, and puts the words behind that.
 
+mod pool;
 mod remains;
+#[cfg(all(test, not(broker_loom)))]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -27,6 +30,8 @@ use staunch_index::Replay;
 use staunch_system::net::Stream;
 
 use crate::dataspace::{Router, Target};
+
+pub(crate) use pool::Pool;
 
 /// A piece of an outbox.
 pub(crate) enum Segment {
@@ -176,32 +181,6 @@ pub(crate) enum Flushed {
     Replay(Box<PendingReplay>),
     /// The peer is gone.
     Failed,
-}
-
-/// Memory that flushes reuse: buffers that have been written out, and a list.
-#[derive(Default)]
-pub(crate) struct Pool {
-    buffers: Vec<Vec<u8>>,
-    taken: VecDeque<Segment>,
-}
-
-impl Pool {
-    const BUFFERS_MAX: usize = 64;
-    const BUFFER_BYTES_MAX: usize = 256 << 10;
-
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
-    }
-
-    pub(crate) fn put(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() > 0
-            && buffer.capacity() <= Pool::BUFFER_BYTES_MAX
-            && self.buffers.len() < Pool::BUFFERS_MAX
-        {
-            buffer.clear();
-            self.buffers.push(buffer);
-        }
-    }
 }
 
 /// Counts of system calls, kept by each worker.
@@ -368,6 +347,8 @@ impl Outbox {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(_) => {
+                    // What is in hand is gone, and `head` with it: nobody may write what follows.
+                    dropped = Some(state.close());
                     flushed = Flushed::Failed;
                     break;
                 }
@@ -446,9 +427,7 @@ impl Outbox {
     /// Drops everything and takes no more; repays what is owed.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
-        state.phase = Phase::Closed;
-        state.last_words = None;
-        let dropped = state.drop_all();
+        let dropped = state.close();
         let woken = std::mem::take(&mut state.waiters);
         drop(state);
         drop(dropped);
@@ -497,6 +476,13 @@ impl State {
             }
             _ => false,
         }
+    }
+
+    /// Takes no more.
+    fn close(&mut self) -> Dropped {
+        self.phase = Phase::Closed;
+        self.last_words = None;
+        self.drop_all()
     }
 
     fn drop_all(&mut self) -> Dropped {

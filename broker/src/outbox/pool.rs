@@ -1,0 +1,31 @@
+//! Memory for reuse.
+
+use std::collections::VecDeque;
+
+use super::Segment;
+
+/// Memory that flushes reuse: buffers that have been written out, and a list.
+#[derive(Default)]
+pub(crate) struct Pool {
+    buffers: Vec<Vec<u8>>,
+    pub(super) taken: VecDeque<Segment>,
+}
+
+impl Pool {
+    const BUFFERS_MAX: usize = 64;
+    const BUFFER_BYTES_MAX: usize = 256 << 10;
+
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn put(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > 0
+            && buffer.capacity() <= Pool::BUFFER_BYTES_MAX
+            && self.buffers.len() < Pool::BUFFERS_MAX
+        {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+}
