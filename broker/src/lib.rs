@@ -121,10 +121,12 @@ pub(crate) struct Broker {
     counters: Counters,
     lingering: Arc<Lingering>,
     dataspaces: Mutex<Vec<Weak<Dataspace>>>,
+    /// How much one turn may come to for all who observe it, in cost units.
+    fan_out_max: u64,
 }
 
 impl Broker {
-    fn new(limits: PrincipalLimits) -> io::Result<Arc<Broker>> {
+    fn new(limits: PrincipalLimits, fan_out_max: u64) -> io::Result<Arc<Broker>> {
         Ok(Arc::new(Broker {
             scheduler: OnceLock::new(),
             ledger: Ledger::new(limits),
@@ -135,6 +137,7 @@ impl Broker {
             counters: Counters::default(),
             lingering: Lingering::new()?,
             dataspaces: Mutex::default(),
+            fan_out_max,
         }))
     }
 

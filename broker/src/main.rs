@@ -63,6 +63,9 @@ struct Serve {
     /// How many bytes may wait for a connection before those who cause more are not read.
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().outbox_max)]
     outbox_max: usize,
+    /// What one turn may come to for all who observe it together, in the units of --debt-max, before it is refused.
+    #[arg(long, value_name = "UNITS", default_value_t = Config::default().fan_out_max)]
+    fan_out_max: u64,
     /// How many bytes the kernel buffers for what is sent on a connection.
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_buffer)]
     send_buffer: usize,
@@ -133,6 +136,7 @@ impl Serve {
             workers: self.workers.map_or(defaults.workers, usize::from),
             debt_max: self.debt_max,
             outbox_max: self.outbox_max,
+            fan_out_max: self.fan_out_max,
             send_buffer: self.send_buffer,
             receive_buffer: self.receive_buffer,
             ..defaults

@@ -138,7 +138,7 @@ struct State {
     /// It said so while somebody was writing.
     edge: bool,
     phase: Phase,
-    /// Went beyond the hard cap: takes nothing more, until its session has ended.
+    /// Went beyond a bound: takes nothing more, until its session has ended.
     is_burst: bool,
     /// What to say in the end, at whose cost, once whoever is writing has come back.
     last_words: Option<(Vec<u8>, Arc<Account>)>,
@@ -257,6 +257,11 @@ impl Outbox {
             bytes if bytes <= self.ceiling.saturating_mul(CEILINGS_MAX) => Level::AboveCeiling,
             _ => Level::AboveCap,
         }
+    }
+
+    /// Takes nothing more: the session is to end, and has missed something.
+    pub(crate) fn take_no_more(&self) {
+        self.state.lock().is_burst = true;
     }
 
     /// Whether there is room again. If not, `waker` is woken once there is; `session` says whose it is.

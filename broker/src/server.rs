@@ -74,6 +74,9 @@ pub struct Config {
     /// Bytes that may wait for one connection, large bodies that others get too not counted, before whoever causes
     /// more is not read. At four times as much the connection that does not read ends.
     pub outbox_max: usize,
+    /// What one turn may come to, for all who observe it together, in cost units. Who sends a turn that would come to
+    /// more is ended, and the turn has no effect.
+    pub fan_out_max: u64,
     /// Bytes that the kernel is to buffer for what we send on one connection (`SO_SNDBUF`).
     pub send_buffer: usize,
     /// Bytes that the kernel is to buffer of what we receive on one connection (`SO_RCVBUF`). On a Unix socket what a
@@ -90,6 +93,7 @@ impl Default for Config {
             connections_max: 100_000,
             orphaned_max: 64 << 20,
             outbox_max: 64 << 20,
+            fan_out_max: 256 << 20,
             send_buffer: 256 << 10,
             receive_buffer: 256 << 10,
         }
@@ -163,7 +167,7 @@ impl Server {
         let _ = staunch_system::limits::raise_open_files();
         let orphaned = Limits::new(config.orphaned_max).with_resume_below(config.orphaned_max / 2);
         let limits = PrincipalLimits { connections_max: config.connections_max, orphaned };
-        let broker = Broker::new(limits).map_err(StartError::Scheduler)?;
+        let broker = Broker::new(limits, config.fan_out_max).map_err(StartError::Scheduler)?;
         let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);

@@ -7,6 +7,9 @@
 mod commit;
 mod fanout;
 mod replay;
+mod shed;
+#[cfg(all(test, not(broker_loom)))]
+mod tests;
 
 use std::sync::Arc;
 
@@ -25,13 +28,14 @@ use crate::relay::{Failure, Opening, Remote, Session};
 use crate::schedule::Ready;
 
 pub(crate) use commit::Commit;
+pub(crate) use fanout::CLASSES_MAX;
 
 /// What an event costs beside its bytes: what it takes to handle it, in the same unit.
 pub(crate) const EVENT_COST: u64 = 32;
 /// What follows the captures in a message: `]>]`.
 const MESSAGE_CLOSE: [u8; 3] = [tag::END; 3];
 /// Bodies from this size on are shared between outboxes, not copied into each.
-const SHARED_BYTES_MIN: usize = 4096;
+pub(crate) const SHARED_BYTES_MIN: usize = 4096;
 /// A queue of an entity in this process hands its cause on at most so often.
 pub(crate) const HOPS_MAX: u32 = 32;
 
@@ -55,6 +59,10 @@ pub(crate) struct Stage {
     turn: u64,
     /// What is staged and not charged yet.
     cost: u64,
+    /// How much one turn may come to, see [`shed`].
+    fan_out_max: u64,
+    /// The cost at which memory is looked at.
+    shed_at: u64,
     account: Option<Arc<Account>>,
     hops: u32,
     /// Appended to and not flushed yet.
@@ -62,8 +70,10 @@ pub(crate) struct Stage {
     /// Appended to, and above their ceilings: whoever is being run is to wait for them.
     full: Vec<Arc<Session>>,
     local: Vec<(Cap, Delivery)>,
-    /// Sessions whose observations go round in circles.
-    loops: Vec<u64>,
+    /// What has been put there costs so much.
+    local_cost: u64,
+    /// Sessions to end for what they observe, once the locks are released.
+    ends: Vec<(u64, Failure)>,
     shared: Option<(BodyKey, Arc<SharedBody>)>,
     /// Whose replay is being pulled.
     pulling: Option<Arc<Session>>,
@@ -86,12 +96,15 @@ impl Default for Stage {
             by_number: Vec::new(),
             turn: 1,
             cost: 0,
+            fan_out_max: u64::MAX,
+            shed_at: u64::MAX,
             account: None,
             hops: 0,
             dirty: Vec::new(),
             full: Vec::new(),
             local: Vec::new(),
-            loops: Vec::new(),
+            local_cost: 0,
+            ends: Vec::new(),
             shared: None,
             pulling: None,
             scanner: Scanner::new(Limits { packet_bytes_max: u32::MAX, ..Limits::default() }),
@@ -147,10 +160,11 @@ impl Body<'_, '_> {
 }
 
 impl Stage {
-    /// Who causes what is staged from now on, over how many queues. What was staged before must have been
-    /// published.
-    pub(crate) fn begin(&mut self, account: &Arc<Account>, hops: u32) {
+    /// Who causes what is staged from now on, over how many queues, and how much one turn may come to. What was
+    /// staged before must have been published.
+    pub(crate) fn begin(&mut self, account: &Arc<Account>, hops: u32, fan_out_max: u64) {
         debug_assert!(self.cost == 0);
+        (self.fan_out_max, self.shed_at) = (fan_out_max, fan_out_max);
         if !self.account.as_ref().is_some_and(|a| Arc::ptr_eq(a, account)) {
             self.account = Some(account.clone());
         }
@@ -255,8 +269,7 @@ impl Stage {
         slot.turn = turn;
         let cost = write(to.opening(), skipped, &mut slot.buffer) as u64 + EVENT_COST;
         slot.cost += cost;
-        self.cost += cost;
-        self.deliveries += 1;
+        self.add(cost, 1);
     }
 
     /// Stages a message, without capabilities in it, for one observer.
@@ -304,8 +317,17 @@ impl Stage {
         }
         slot.buffer.extend_from_slice(&packet::frame::CLOSE);
         slot.cost += cost;
+        self.add(cost, 1);
+    }
+
+    /// Counts what has been staged.
+    #[inline(always)]
+    fn add(&mut self, cost: u64, deliveries: u64) {
         self.cost += cost;
-        self.deliveries += 1;
+        self.deliveries += deliveries;
+        if self.cost > self.shed_at {
+            self.shed();
+        }
     }
 
     /// The body as a segment that outboxes can share: made, and charged for, once for all that get it.
@@ -400,14 +422,22 @@ impl Stage {
     fn local_event(&mut self, to: &Cap, by: Observing, event: LocalEvent) {
         let Some(account) = self.account.clone() else { return };
         if self.hops >= HOPS_MAX && !matches!(event, LocalEvent::Retract(_)) {
-            self.loops.push(by.session);
+            self.ends.push((by.session, Failure::Loop(HOPS_MAX)));
             return;
         }
         let bytes = match &event {
             LocalEvent::Assert(value, ..) | LocalEvent::Message(value, _) => value.len(),
             LocalEvent::Retract(_) | LocalEvent::Replay(_) => 0,
         };
-        let loan = Loan::charge(&account, bytes as u64 + EVENT_COST);
+        let cost = bytes as u64 + EVENT_COST;
+        self.local_cost += cost;
+        if self.local_cost > self.fan_out_max && !matches!(event, LocalEvent::Retract(_)) {
+            // As in `shed`, by the order in which they come.
+            self.local_cost -= cost;
+            self.ends.push((by.session, Failure::Multiplied(self.fan_out_max)));
+            return;
+        }
+        let loan = Loan::charge(&account, cost);
         self.local.push((to.clone(), Delivery { event, by, loan, hops: self.hops + 1 }));
     }
 
@@ -424,15 +454,16 @@ impl Stage {
                 broker.scheduler().notify(&dataspace.inbox, Inbox::PUSHED);
             }
         }
-        for session in self.loops.drain(..) {
-            broker.end_session(session, Failure::Loop(HOPS_MAX));
+        self.local_cost = 0;
+        for (session, failure) in self.ends.drain(..) {
+            broker.end_session(session, failure);
         }
     }
 
     fn publish_slots(&mut self) {
         let Some(account) = self.account.clone() else { return };
         account.charge(self.cost);
-        self.cost = 0;
+        (self.cost, self.shed_at) = (0, self.fan_out_max);
         let mut slots = std::mem::take(&mut self.slots);
         for mut slot in slots.drain(..) {
             self.by_number[slot.session.number() as usize] = 0;
@@ -538,54 +569,5 @@ fn filter(to: &Cap, value: Vec<u8>, caps: Caps, scanner: &mut Scanner) -> Option
     match to.caveats() {
         None => Some((value, caps)),
         Some(caveats) => crate::attenuate::apply(caveats, value, caps, scanner),
-    }
-}
-
-#[cfg(all(test, not(broker_loom)))]
-mod tests {
-    use staunch_flowctl::PrincipalLimits;
-    use staunch_protocols::wire::Int;
-    use staunch_system::net::Stream;
-
-    use super::*;
-    use crate::relay::SessionConfig;
-    use crate::schedule::{Scheduler, SchedulerConfig};
-
-    /// What a worker had published and not flushed when it panicked arrives all the same.
-    #[test]
-    fn a_stage_that_is_dropped_has_others_flush() {
-        let broker = Broker::new(PrincipalLimits::default()).unwrap();
-        let config = SchedulerConfig { workers: 1, ..SchedulerConfig::default() };
-        let _ = broker.scheduler.set(Scheduler::start(config).unwrap());
-        let (ours, theirs) = Stream::pair().unwrap();
-        let config = SessionConfig {
-            debt_max: 1000,
-            assertions_max: 10,
-            skeletons_max: 10,
-            outbox_max: 1000,
-            packet: Limits::default(),
-        };
-        let session = Session::open(&broker, theirs, "p", "s", Cap::new(Entity::Inert), config).unwrap();
-        session.start().unwrap();
-        let mut stage = Stage::default();
-        stage.begin(session.account(), 0);
-        stage.next_turn();
-        stage.synced(&Remote::new(session.clone(), Int::Small(1)));
-        stage.publish_staged(&broker);
-        assert_eq!(stage.dirty_count(), 1);
-        assert!(session.account().debt() > 0);
-        drop(stage);
-        let mut buffer = [0; 64];
-        let length = loop {
-            match ours.read(&mut buffer) {
-                Ok(length) => break length,
-                Err(_) => std::thread::yield_now(),
-            }
-        };
-        assert_eq!(buffer[..length], *b"\xb5\xb5\xb0\x01\x01\xb4\xb3\x01M\x81\x84\x84\x84");
-        while session.account().debt() > 0 {
-            std::thread::yield_now();
-        }
-        broker.scheduler().shutdown();
     }
 }

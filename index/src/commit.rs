@@ -244,6 +244,12 @@ impl<D: Domain> Reader<'_, D> {
         self.route(body, scratch, |observers, captures| observers.iter().for_each(|o| to(o, captures)));
     }
 
+    /// How many observers there are.
+    #[inline]
+    pub fn observers(&self) -> usize {
+        self.state.subscriptions.len()
+    }
+
     /// Routes a message: calls `to` for each group of observers that get the same of it. Takes no further lock,
     /// allocates nothing once `scratch` has grown.
     #[inline]

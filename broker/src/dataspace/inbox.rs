@@ -124,16 +124,16 @@ impl Inbox {
         match delivery.event {
             LocalEvent::Replay(_) => self.waiting.lock().replays.push_back(delivery),
             LocalEvent::Retract(handle) => {
-                local.stage.begin(delivery.loan.account(), delivery.hops);
+                local.stage.begin(delivery.loan.account(), delivery.hops, broker.fan_out_max);
                 self.retract(broker, dataspace, (delivery.by.observer, handle), local);
             }
             LocalEvent::Assert(value, caps, handle) => {
-                local.stage.begin(delivery.loan.account(), delivery.hops);
+                local.stage.begin(delivery.loan.account(), delivery.hops, broker.fan_out_max);
                 let name = (delivery.by.observer, handle);
                 self.place(broker, dataspace, &value, caps, Some(name), local);
             }
             LocalEvent::Message(body, caps) => {
-                local.stage.begin(delivery.loan.account(), delivery.hops);
+                local.stage.begin(delivery.loan.account(), delivery.hops, broker.fan_out_max);
                 self.place(broker, dataspace, &body, caps, None, local);
             }
         }
@@ -205,7 +205,7 @@ impl Inbox {
             let cost = pulled.iter().map(|(_, value, _)| value.len() as u64 + EVENT_COST).sum();
             let loan = Loan::charge(&replay.account, cost);
             for (handle, value, caps) in pulled {
-                local.stage.begin(&replay.account, delivery.hops);
+                local.stage.begin(&replay.account, delivery.hops, broker.fan_out_max);
                 self.place(broker, dataspace, &value, caps, Some((delivery.by.observer, handle)), local);
             }
             drop(loan);

@@ -4,6 +4,7 @@
 //! - `session`: reading and flow control; `session::packets`: what was read, with the fast way of message turns;
 //!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends.
 //! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before.
+//! - `weigh`: whether a turn may come to what it would.
 //! - `membrane`: which capabilities each side knows, and for how long.
 //! - `handles`: what the peer has asserted.
 
@@ -11,6 +12,7 @@ mod handles;
 mod membrane;
 mod session;
 mod turn;
+mod weigh;
 
 use std::sync::Arc;
 

@@ -72,6 +72,10 @@ pub(crate) enum Failure {
     TurnTooLarge(usize),
     #[error("An observation that goes round in circles: what it was told came back to it {0} times")]
     Loop(u32),
+    #[error("A turn that would come to more than {0} bytes for all who observe it; send it in parts")]
+    TurnTooWide(u64),
+    #[error("Observations that multiply what others send: one turn came to more than {0} bytes")]
+    Multiplied(u64),
     #[error("Too much waits for this connection to read it")]
     Unread,
     #[error("A bug in the broker; please report it")]
@@ -310,7 +314,7 @@ impl Task<Local> for Session {
         inbound.is_readable |= ready.intersects(Ready::READABLE.union(Ready::HANGUP));
         inbound.is_hanging_up |= ready.contains(Ready::HANGUP);
         inbound.ending.is_overdue |= ready.contains(Session::OVERDUE);
-        local.stage.begin(&self.account, 0);
+        local.stage.begin(&self.account, 0, self.broker.fan_out_max);
         let verdict = if ready.contains(Session::VERDICT) { self.verdict.lock().take() } else { None };
         if let Some(failure) = verdict
             && !inbound.is_ending

@@ -14,6 +14,7 @@ use super::SyncReply;
 use super::handles::{Held, What};
 use super::membrane::{Membrane, Ref, Refs};
 use super::session::{Failure, Inbound, Session};
+use super::weigh::{FRAME_BYTES, Kind, Weight};
 use crate::Local;
 use crate::cap::{self, Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Router, Target};
@@ -89,7 +90,15 @@ impl Session {
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<Applied, Failure> {
-        let is_ready = match self.prepare(decoded, local) {
+        let ready = self.prepare(decoded, local).and_then(|is_ready| {
+            if let Some(packet) = packet.or(decoded.packet.as_ref().map(OwnValue::view))
+                && is_ready
+            {
+                self.weigh(&decoded.events, packet, local)?;
+            }
+            Ok(is_ready)
+        });
+        let is_ready = match ready {
             Ok(is_ready) => is_ready,
             Err(failure) => {
                 self.abandon(std::mem::take(decoded), inbound);
@@ -105,14 +114,7 @@ impl Session {
         let Decoded { events, packet: own, .. } = std::mem::take(decoded);
         let Some(packet) = packet.or(own.as_ref().map(OwnValue::view)) else { return Ok(Applied::Whole) };
         local.stage.next_turn();
-        let mut dataspaces: Vec<Arc<Dataspace>> = Vec::new();
-        for event in &events {
-            if let Some(dataspace) = event.dataspace()
-                && !dataspaces.iter().any(|d| Arc::ptr_eq(d, &dataspace))
-            {
-                dataspaces.push(dataspace);
-            }
-        }
+        let dataspaces = dataspaces_of(&events);
         let mut events: Vec<Option<Event>> = events.into_iter().map(Some).collect();
         for dataspace in &dataspaces {
             self.commit(dataspace, &mut events, packet, inbound, local);
@@ -160,6 +162,38 @@ impl Session {
         let domain = Target::of(&subscribes.observer, self.id()).handle_domain();
         let prepared = dataspace.index.prepare(&subscribes.pattern, domain, admit);
         prepared.map_err(Failure::TooManySkeletons)
+    }
+
+    /// Whether a turn may come to what it would, in each of the dataspaces that it concerns.
+    fn weigh(&self, events: &[Event], packet: View<'_>, local: &mut Local) -> Result<(), Failure> {
+        let size = |event: &Event| event.value_bytes(packet) as u64 + FRAME_BYTES;
+        let once: u64 = events.iter().map(size).sum();
+        let max = self.broker().fan_out_max;
+        let mut weight = Weight::new(once, max);
+        for dataspace in dataspaces_of(events) {
+            let reader = dataspace.index.read();
+            if once.saturating_mul(reader.observers() as u64) <= max {
+                continue;
+            }
+            let mut scanner = crate::attenuate::stored_scanner();
+            for event in events.iter().filter(|e| e.dataspace().is_some_and(|d| Arc::ptr_eq(&d, &dataspace)))
+            {
+                let stored = event.stored();
+                let (value, kind) = match (event, &stored) {
+                    (Event::Assert { value, .. } | Event::Message { value, .. }, _) => {
+                        (view(value, packet), Kind::Captured)
+                    }
+                    (_, Some(stored)) => {
+                        scanner.reset();
+                        scanner.scan(stored.bytes()).map_err(Failure::Scan)?;
+                        (scanner.view(stored.bytes()), Kind::Retraction)
+                    }
+                    _ => continue,
+                };
+                weight.add(value, kind, &reader, &mut local.scratch)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives up a turn that has had no effect, and shall have none.
@@ -430,6 +464,17 @@ impl Session {
     }
 }
 
+/// The dataspaces that events are for.
+fn dataspaces_of(events: &[Event]) -> Vec<Arc<Dataspace>> {
+    let mut dataspaces: Vec<Arc<Dataspace>> = Vec::new();
+    for dataspace in events.iter().filter_map(Event::dataspace) {
+        if !dataspaces.iter().any(|d| Arc::ptr_eq(d, &dataspace)) {
+            dataspaces.push(dataspace);
+        }
+    }
+    dataspaces
+}
+
 /// Takes out, in order, the events for one dataspace. Also tells of each event whether it is an assertion there that
 /// the turn retracts again.
 fn take_for(dataspace: &Arc<Dataspace>, events: &mut [Option<Event>]) -> (Vec<(usize, Event)>, Vec<bool>) {
@@ -518,6 +563,22 @@ fn copy(what: &What) -> What {
 }
 
 impl Event {
+    /// What it retracts, if that is stored.
+    fn stored(&self) -> Option<Stored<Router>> {
+        match self {
+            Event::Retract { held, .. } => stored_of(held),
+            _ => None,
+        }
+    }
+
+    /// How long the value is that it brings.
+    fn value_bytes(&self, packet: View<'_>) -> usize {
+        match self {
+            Event::Assert { value, .. } | Event::Message { value, .. } => view(value, packet).span().len(),
+            _ => 0,
+        }
+    }
+
     /// The dataspace that it is for, unless only the session knows.
     fn dataspace(&self) -> Option<Arc<Dataspace>> {
         let target = match self {

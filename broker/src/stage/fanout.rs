@@ -20,7 +20,7 @@ use crate::relay::{Opening, Remote};
 /// Groups of observers that one batch stages so; the others get their messages one by one.
 const GROUPS_MAX: usize = 16;
 /// Classes of one group.
-const CLASSES_MAX: usize = 4;
+pub(crate) const CLASSES_MAX: usize = 4;
 /// Members that may leave a class within a batch before it is dissolved.
 const LEAVERS_MAX: usize = 8;
 /// In [`Stage::by_number`]: the number of a class, not of a slot.
@@ -75,6 +75,11 @@ impl FanOuts {
     pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
+
+    /// What it holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.classes[..self.used].iter().map(|class| class.buffer.len()).sum()
+    }
 }
 
 impl Stage {
@@ -92,15 +97,16 @@ impl Stage {
             return false;
         }
         let (classes, leavers) = (classes.clone(), std::mem::take(leavers));
+        let (mut cost_all, mut deliveries) = (0, 0);
         for class in &mut self.fan_outs.classes[classes] {
             let skipped = skipped(class.turn, self.turn);
             class.turn = self.turn;
             let length = class.opening.write(skipped, body, &mut class.buffer);
             let (cost, members) = (length as u64 + EVENT_COST, class.members.len() as u64);
             class.cost += cost;
-            self.cost += cost * members;
-            self.deliveries += members;
+            (cost_all, deliveries) = (cost_all + cost * members, deliveries + members);
         }
+        self.add(cost_all, deliveries);
         leavers.iter().for_each(|remote| self.copy_message(remote, body));
         self.fan_outs.groups[group].leavers = leavers;
         true

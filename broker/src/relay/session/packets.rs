@@ -11,6 +11,7 @@ use staunch_protocols::packet::{self, Event, Packet};
 use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
 use super::super::turn::Applied;
+use super::super::weigh::{FRAME_BYTES, Kind, Weight, once_max};
 use super::{Failure, Inbound, Session};
 use crate::Local;
 use crate::cap::Entity;
@@ -245,6 +246,8 @@ impl Session {
         local: &mut Local,
     ) -> Result<(usize, Found), Failure> {
         let credit = self.account.limit().saturating_sub(self.account.debt());
+        // A longer turn might come to more than one may: that is looked into first.
+        let light_max = self.broker.fan_out_max / reader.observers().max(1) as u64;
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
         for _ in 0..TURNS_PER_HOLD {
@@ -253,6 +256,9 @@ impl Session {
                 break;
             }
             if let Some((length, body)) = scanner.scan_within(&target.prefix, rest) {
+                if length as u64 + FRAME_BYTES > light_max {
+                    self.weigh_messages(body, &[body.token()], reader, local)?;
+                }
                 route(body, &[body.token()], reader, local);
                 done += length;
             } else {
@@ -264,9 +270,13 @@ impl Session {
                 if scanner.embedded() > 0 || !scanner.is_canonical() {
                     return Ok((done, Found::Packet(length)));
                 }
+                let is_light = once_max(length) <= light_max;
                 if target.read_bodies(packet, &mut bodies)? {
+                    if !is_light {
+                        self.weigh_messages(packet, &bodies, reader, local)?;
+                    }
                     route(packet, &bodies, reader, local);
-                } else if !self.apply_plain(packet, target, reader, inbound, local)? {
+                } else if !is_light || !self.apply_plain(packet, target, reader, inbound, local)? {
                     return Ok((done, Found::Packet(length)));
                 }
                 scanner.reset();
@@ -280,6 +290,23 @@ impl Session {
             }
         }
         Ok((done, Found::Nothing))
+    }
+
+    /// Whether a turn of messages may come to what it would.
+    #[cold]
+    fn weigh_messages(
+        &self,
+        packet: View<'_>,
+        bodies: &[u32],
+        reader: &Reader<'_, Router>,
+        local: &mut Local,
+    ) -> Result<(), Failure> {
+        let bytes: usize = bodies.iter().map(|body| packet.at(*body).span().len()).sum();
+        let once = bytes as u64 + bodies.len() as u64 * FRAME_BYTES;
+        let mut weight = Weight::new(once, self.broker.fan_out_max);
+        bodies
+            .iter()
+            .try_for_each(|body| weight.add(packet.at(*body), Kind::Message, reader, &mut local.scratch))
     }
 
     /// Any packet, in canonical form.

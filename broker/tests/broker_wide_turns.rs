@@ -1,0 +1,120 @@
+//! What one turn may come to: wide ones are refused whole, and whoever multiplies others' turns ends alone.
+
+mod common;
+
+use common::*;
+use staunch::server::Config;
+
+/// What one turn may come to here.
+const FAN_OUT_MAX: u64 = 1 << 20;
+
+fn broker() -> (staunch::server::Server, std::net::SocketAddr) {
+    start(Config { fan_out_max: FAN_OUT_MAX, workers: 2, ..Config::default() })
+}
+
+/// A turn of `count` events with a value of some 100 bytes each, `<x n "...">`.
+fn turn(count: usize, event: impl Fn(usize, &str) -> String) -> String {
+    let text = "t".repeat(80);
+    let events: String = (0..count).map(|n| event(n, &format!("<x {n} \"{text}\">"))).collect();
+    format!("[{events}]")
+}
+
+fn messages(count: usize) -> String {
+    turn(count, |_, value| format!("[1 <M {value}>]"))
+}
+
+fn assertions(count: usize) -> String {
+    turn(count, |n, value| format!("[1 <A {value} {}>]", n + 10))
+}
+
+fn observers(address: std::net::SocketAddr, count: i64, oid: impl Fn(i64) -> i64) -> Vec<Client> {
+    let observer = |n| {
+        let mut client = Client::tcp(address).resolved();
+        client.send(&format!("[{}]", observe(&record_pattern("x", 2), oid(n), 5)));
+        assert_eq!(client.sync(), []);
+        client
+    };
+    (0..count).map(observer).collect()
+}
+
+#[test]
+fn a_turn_that_would_come_to_too_much_has_no_effect() {
+    let mixed = messages(500).replacen("[1 <M", "[1 <A <also> 1000>] [1 <M", 1);
+    for wide in [messages(500), assertions(500), mixed] {
+        let (server, address) = broker();
+        // 40 times 70 kB, with an oid of its own each, so that nothing is shared.
+        let mut observers = observers(address, 40, |n| 10 + n);
+        let mut author = Client::tcp(address).resolved();
+        let mut other = Client::tcp(address).resolved();
+        author.send_anyway(&bytes(&wide));
+        let why = author.ends_with_error();
+        assert!(why.contains("send it in parts"), "{why}");
+        other.send("[[1 <M <x 1 \"small\">>]]");
+        assert_eq!(other.sync(), []);
+        for observer in &mut observers {
+            assert_eq!(observer.event().body, "[1, \"small\"]");
+        }
+        drop((author, other, observers));
+        until("all is repaid", || server.total_debt() == 0);
+    }
+}
+
+#[test]
+fn a_turn_that_all_share_may_be_wide() {
+    let (server, address) = broker();
+    let mut observers = observers(address, 40, |_| 10);
+    let mut author = Client::tcp(address).resolved();
+    // What it sends first goes the general way.
+    for count in [1, 500, 500] {
+        author.send_bytes(&bytes(&messages(count)));
+    }
+    assert_eq!(author.sync(), []);
+    for observer in &mut observers {
+        let turns = observer.sync_at(1);
+        assert!(turns.iter().map(Vec::len).eq([1, 500, 500]));
+    }
+    drop((author, observers));
+    until("all is repaid", || server.total_debt() == 0);
+}
+
+#[test]
+fn who_multiplies_the_turns_of_others_ends_alone() {
+    for wide in [messages(500), assertions(500)] {
+        let (server, address) = broker();
+        let mut innocent = observers(address, 3, |n| 10 + n);
+        let mut greedy = Client::tcp(address).resolved();
+        // Each is a group of its own, and gets all.
+        for n in 0..60 {
+            greedy.send(&format!("[{}]", observe("<bind <_>>", 10 + n, 10 + n)));
+        }
+        // It is told of its own observations, many times over.
+        greedy.sync();
+        let mut author = Client::tcp(address).resolved();
+        author.send_bytes(&bytes(&wide));
+        assert_eq!(author.sync(), []);
+        for observer in &mut innocent {
+            let turns = observer.sync_at(1);
+            assert!(turns.iter().map(Vec::len).eq([500]), "all of it, in one turn");
+        }
+        let (events, why) = greedy.rest();
+        assert!(events.iter().all(|e| !e.body.contains("<x")), "no part of it");
+        let why = why.expect("it is told why");
+        assert!(why.contains("multiply"), "{why}");
+        drop((author, innocent));
+        until("all is repaid", || server.total_debt() == 0);
+    }
+}
+
+/// Observations that come with the turn itself multiply it as well.
+#[test]
+fn who_multiplies_its_own_turn_ends() {
+    let (server, address) = broker();
+    let mut greedy = Client::tcp(address).resolved();
+    let observations: String = (0..60).map(|n| observe("<bind <_>>", 10 + n, 1000 + n)).collect();
+    greedy.send_anyway(&bytes(&format!("[{observations}{}", &messages(500)[1..])));
+    let (events, why) = greedy.rest();
+    assert!(events.iter().all(|e| !e.body.contains("<x")), "no part of it");
+    let why = why.expect("it is told why");
+    assert!(why.contains("multiply"), "{why}");
+    until("all is repaid", || server.total_debt() == 0);
+}
