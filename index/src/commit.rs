@@ -7,16 +7,15 @@ use std::sync::{Arc, PoisonError};
 use crossbeam::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use crossbeam::utils::CachePadded;
 use foldhash::fast::RandomState;
-use parking_lot::{Mutex, MutexGuard};
-use smallvec::SmallVec;
+use parking_lot::Mutex;
 use staunch_protocols::wire::View;
 
-use crate::bag::{Bag, Change};
+use crate::apply::Bags;
 use crate::build::{Prepared, SORTED_MAX};
 use crate::key::key_of;
 use crate::roster::{Observer, Observers};
 use crate::store::{Members, Shard};
-use crate::trie::{Entry, Trie, Walk};
+use crate::trie::{Trie, Walk};
 use crate::value::{Domain, Endpoint, Rescan, Stored};
 use crate::{Captures, Sink};
 
@@ -118,34 +117,6 @@ enum Ended<D: Domain> {
     Members(Members),
 }
 
-/// What an action did to the store.
-struct Effect<D: Domain> {
-    stored: Option<Stored<D>>,
-    shard: u32,
-    slot: u32,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A value appeared.
-    Add,
-    /// A value went.
-    Remove,
-    /// Only a count changed.
-    Nothing,
-    Message,
-}
-
-/// A group that an action concerns.
-struct Op<'t, 'v, D: Domain> {
-    action: u32,
-    entry: &'t Entry<D>,
-    captures: Captures<'v>,
-    /// Hash of the captures, if they are to be counted.
-    hash: u32,
-}
-
 impl<D: Domain> Index<D> {
     /// An empty one, which takes the handles it gives out from `handles`.
     pub fn new(handles: Arc<AtomicU64>) -> Index<D> {
@@ -228,10 +199,6 @@ fn fold(hash: u64) -> u32 {
     (hash ^ hash >> 32) as u32
 }
 
-fn shard_of(hash: u32) -> u32 {
-    hash >> (32 - SHARDS.trailing_zeros())
-}
-
 impl<D: Domain> Reader<'_, D> {
     /// Routes a message, observer by observer: see [`Reader::route`].
     #[inline]
@@ -286,7 +253,46 @@ impl<D: Domain> Reader<'_, D> {
         scratch: &mut Scratch,
         sink: &mut impl Sink<D>,
     ) {
-        self.index.apply(&self.state.trie, actions, placed, scratch, sink);
+        let mut bags = Bags::default();
+        self.index.apply(&self.state.trie, actions, placed, scratch, &mut bags, sink);
+        sink.publish();
+    }
+
+    /// Takes several turns through, which are published together.
+    pub fn run(&self) -> Run<'_, D> {
+        Run { index: self.index, trie: &self.state.trie, bags: Bags::default(), turns: 0 }
+    }
+}
+
+/// Turns that one caller takes through, one after the other. What they have changed stays locked, for a bounded number of
+/// turns and while nobody has to be waited for, so that they can be published together.
+pub struct Run<'r, D: Domain> {
+    index: &'r Index<D>,
+    trie: &'r Trie<D>,
+    bags: Bags<'r, D>,
+    /// Since the last publication.
+    turns: u32,
+}
+
+impl<D: Domain> Run<'_, D> {
+    /// So many turns are published together at most: others wait for no more than these.
+    const TURNS_MAX: u32 = 16;
+
+    /// Like [`Reader::commit`], but [`Sink::publish`] is called later, by one of the next turns or by nobody: before this
+    /// run is dropped, the caller has to publish what the sink was told.
+    pub fn commit(
+        &mut self,
+        actions: &mut [Action<'_, D>],
+        placed: &mut Vec<Stored<D>>,
+        scratch: &mut Scratch,
+        sink: &mut impl Sink<D>,
+    ) {
+        if self.turns == Self::TURNS_MAX {
+            self.bags.let_go(sink);
+            self.turns = 0;
+        }
+        self.turns += 1;
+        self.index.apply(self.trie, actions, placed, scratch, &mut self.bags, sink);
     }
 }
 
@@ -311,7 +317,9 @@ impl<D: Domain> Writer<'_, D> {
                 _ => None,
             };
             let one = std::slice::from_mut(action);
-            let is_edge = self.index.apply(&self.state.trie, one, placed, scratch, &mut Unpublished(sink));
+            let mut bags = Bags::default();
+            let is_edge = self.index.apply(&self.state.trie, one, placed, scratch, &mut bags, sink);
+            drop(bags);
             made.push(match action {
                 Action::Assert { .. } => placed.last().cloned(),
                 _ => None,
@@ -398,206 +406,5 @@ impl<D: Domain> Writer<'_, D> {
         for shard in &self.index.shards {
             self.ended.extend(shard.lock().members.remove(&id).map(Ended::Members));
         }
-    }
-}
-
-/// Passes everything on but the end of the turn.
-struct Unpublished<'s, S>(&'s mut S);
-
-impl<D: Domain, S: Sink<D>> Sink<D> for Unpublished<'_, S> {
-    fn message(&mut self, to: &D::Endpoint, captures: &Captures<'_>) {
-        self.0.message(to, captures);
-    }
-    fn assert(&mut self, to: &D::Endpoint, handle: u64, captures: &Captures<'_>, from: &Stored<D>) {
-        self.0.assert(to, handle, captures, from);
-    }
-    fn retract(&mut self, to: &D::Endpoint, handle: u64, captures: &Captures<'_>, from: &Stored<D>) {
-        self.0.retract(to, handle, captures, from);
-    }
-    fn replay(&mut self, to: &D::Endpoint, replay: crate::Replay<D>) {
-        self.0.replay(to, replay);
-    }
-    fn publish(&mut self) {}
-}
-
-/// A bag and its place in the lock order.
-type Lockable<'t, D> = (u64, &'t Mutex<Bag<D>>);
-
-type Shards<'i, D> = SmallVec<[(u32, MutexGuard<'i, Shard<D>>); 2]>;
-
-impl<D: Domain> Index<D> {
-    /// Applies a turn. Returns whether its last action made a value appear or go.
-    fn apply(
-        &self,
-        trie: &Trie<D>,
-        actions: &mut [Action<'_, D>],
-        placed: &mut Vec<Stored<D>>,
-        scratch: &mut Scratch,
-        sink: &mut impl Sink<D>,
-    ) -> bool {
-        let mut hashes: SmallVec<[u32; 4]> = SmallVec::new();
-        for action in actions.iter() {
-            hashes.push(match action {
-                Action::Assert { value, .. } => self.hash(value.span()),
-                Action::Retract(stored) => stored.header().hash,
-                Action::RetractSame(of) => hashes.get(*of).copied().unwrap_or(0),
-                Action::Message(_) => 0,
-            });
-        }
-        let mut shards = self.lock_shards(actions, &hashes);
-        let effects = change_store(actions, &hashes, &mut shards, placed);
-        let mut ops: SmallVec<[Op<'_, '_, D>; 4]> = SmallVec::new();
-        let Scratch { walk, key, rescan, rescan_bag } = scratch;
-        for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
-            let mut route = Route { index: self, trie, walk, key, effect, action: i as u32, ops: &mut ops };
-            match action {
-                _ if effect.kind == Kind::Nothing => {}
-                Action::Assert { value, .. } => route.walk(*value, value.all_bytes(), Some(&mut shards)),
-                Action::Message(body) => route.walk(*body, body.all_bytes(), None),
-                Action::RetractSame(_) => {}
-                Action::Retract(stored) => {
-                    route.walk(rescan.view(stored.bytes()), stored.bytes(), Some(&mut shards));
-                }
-            }
-        }
-        self.tell(&effects, &ops, rescan_bag, sink);
-        effects.last().is_some_and(|e| matches!(e.kind, Kind::Add | Kind::Remove))
-    }
-
-    fn lock_shards(&self, actions: &[Action<'_, D>], hashes: &[u32]) -> Shards<'_, D> {
-        let mut wanted: SmallVec<[u32; 4]> = actions
-            .iter()
-            .zip(hashes)
-            .filter(|(action, _)| !matches!(action, Action::Message(_)))
-            .map(|(_, hash)| shard_of(*hash))
-            .collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        wanted.into_iter().map(|s| (s, self.shards[s as usize].lock())).collect()
-    }
-
-    /// Changes the bags and tells the observers, in the order of the actions.
-    fn tell(
-        &self,
-        effects: &[Effect<D>],
-        ops: &[Op<'_, '_, D>],
-        rescan: &mut Rescan,
-        sink: &mut impl Sink<D>,
-    ) {
-        let mut wanted: SmallVec<[Lockable<'_, D>; 4]> = ops
-            .iter()
-            .filter(|op| effects[op.action as usize].kind != Kind::Message)
-            .map(|op| (op.entry.group.id, &*op.entry.group.bag))
-            .collect();
-        wanted.sort_unstable_by_key(|(id, _)| *id);
-        wanted.dedup_by_key(|(id, _)| *id);
-        let mut bags: SmallVec<[(u64, MutexGuard<'_, Bag<D>>); 4]> =
-            wanted.into_iter().map(|(id, bag)| (id, bag.lock())).collect();
-        for op in ops {
-            let effect = &effects[op.action as usize];
-            let observers = op.entry.roster.observers();
-            if effect.kind == Kind::Message {
-                observers.iter().for_each(|o| sink.message(&o.endpoint, &op.captures));
-                continue;
-            }
-            let Ok(at) = bags.binary_search_by_key(&op.entry.group.id, |(id, _)| *id) else { continue };
-            let bag = &mut *bags[at].1;
-            let Some(stored) = &effect.stored else { continue };
-            if !bag.counts(effect.shard, effect.slot) {
-                continue;
-            }
-            let reading = op.entry.group.reading();
-            if effect.kind == Kind::Add {
-                let change = bag.add(&reading, &op.captures, op.hash, stored, rescan, || self.next_handle());
-                if let Change::Edge { handle, .. } = change {
-                    observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
-                }
-            } else if let Change::Edge { slot, handle } =
-                bag.remove(&reading, &op.captures, op.hash, stored, rescan)
-            {
-                for o in observers.iter().filter(|o| bag.was_told(o.id, slot, handle)) {
-                    sink.retract(&o.endpoint, handle, &op.captures, stored);
-                }
-            }
-        }
-        sink.publish();
-    }
-}
-
-/// Places and displaces what the turn asserts and retracts, in order.
-fn change_store<D: Domain>(
-    actions: &mut [Action<'_, D>],
-    hashes: &[u32],
-    shards: &mut Shards<'_, D>,
-    placed: &mut Vec<Stored<D>>,
-) -> SmallVec<[Effect<D>; 4]> {
-    let mut effects: SmallVec<[Effect<D>; 4]> = SmallVec::new();
-    for (action, hash) in actions.iter_mut().zip(hashes) {
-        if let Action::RetractSame(of) = action
-            && let Some(stored) = effects.get(*of).and_then(|e| e.stored.clone())
-        {
-            *action = Action::Retract(stored);
-        }
-        let shard = shard_of(*hash);
-        let found = shards.binary_search_by_key(&shard, |(s, _)| *s);
-        let effect = match (action, found) {
-            (Action::Assert { value, extra, .. }, Ok(at)) => {
-                let (stored, slot, is_first) = shards[at].1.place(value.span(), *hash, extra.take());
-                placed.push(stored.clone());
-                let kind = if is_first { Kind::Add } else { Kind::Nothing };
-                Effect { stored: Some(stored), shard, slot, kind }
-            }
-            (Action::Retract(stored), Ok(at)) => match shards[at].1.displace(stored) {
-                Some(slot) => Effect { stored: Some(stored.clone()), shard, slot, kind: Kind::Remove },
-                None => Effect { stored: None, shard, slot: 0, kind: Kind::Nothing },
-            },
-            _ => Effect { stored: None, shard, slot: 0, kind: Kind::Message },
-        };
-        effects.push(effect);
-    }
-    effects
-}
-
-/// One action on its way through the trie.
-struct Route<'r, 't, 'v, D: Domain> {
-    index: &'r Index<D>,
-    trie: &'t Trie<D>,
-    walk: &'r mut Walk,
-    key: &'r mut Vec<u8>,
-    effect: &'r Effect<D>,
-    action: u32,
-    ops: &'r mut SmallVec<[Op<'t, 'v, D>; 4]>,
-}
-
-impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
-    /// Notes which groups `value` (within `bytes`) concerns, and enters it with or removes it from the members
-    /// of each skeleton.
-    fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shards: Option<&mut Shards<'_, D>>) {
-        let Route { index, effect, action, ops, key, .. } = self;
-        let is_message = effect.kind == Kind::Message;
-        self.trie.walk(value, self.walk, |place, registers, finder| {
-            let skeleton = &place.skeleton;
-            let Some(constants) = key_of(&skeleton.constants, value, registers, finder, key) else { return };
-            if let Some(shards) = &mut shards
-                && let Ok(at) = shards.binary_search_by_key(&effect.shard, |(s, _)| *s)
-            {
-                let members = &mut shards[at].1.members;
-                let key_hash = index.hash(constants);
-                if effect.kind == Kind::Add {
-                    let new = || Members::new(!skeleton.constants.is_empty());
-                    members.entry(skeleton.id).or_insert_with(new).insert(key_hash, effect.slot);
-                } else if let Some(members) = members.get_mut(&skeleton.id) {
-                    members.remove(key_hash, effect.slot);
-                }
-            }
-            for entry in place.entries(constants) {
-                let mut captures = Captures::new();
-                if entry.group.plan.read(value, bytes, registers, finder, &mut captures) {
-                    // Before the bag is locked.
-                    let hash = if is_message { 0 } else { index.hash_captures(&captures) };
-                    ops.push(Op { action: *action, entry, captures, hash });
-                }
-            }
-        });
     }
 }

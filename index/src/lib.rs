@@ -32,6 +32,7 @@
 //! A turn of messages alone takes only the first, shared: senders route in parallel.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod bag;
 mod build;
 mod commit;
@@ -50,7 +51,7 @@ mod value;
 use smallvec::SmallVec;
 
 pub use build::Prepared;
-pub use commit::{Action, Reader, Scratch, Usage, Writer};
+pub use commit::{Action, Reader, Run, Scratch, Usage, Writer};
 pub use roster::Observers;
 pub use trie::Group;
 pub use value::{Domain, Endpoint, Stored, looks_like_observe};

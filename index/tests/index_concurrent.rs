@@ -70,23 +70,25 @@ impl Endpoint for Outbox {
     }
 }
 
-/// Stages a turn, and appends it to each outbox whole.
+/// Stages turns, and appends them to each outbox whole.
 #[derive(Default)]
 struct Stage {
-    staged: Vec<(Outbox, Event)>,
+    turn: u64,
+    staged: Vec<(u64, Outbox, Event)>,
     replays: Vec<(Outbox, Replay<Plug>)>,
 }
 
 impl Stage {
     fn message(&mut self, to: &Outbox, captures: &Captures<'_>) {
-        self.staged.push((to.clone(), Event::Message(list(captures))));
+        self.staged.push((self.turn, to.clone(), Event::Message(list(captures))));
     }
 
     fn publish(&mut self) {
-        let mut by_outbox: BTreeMap<u64, (Outbox, Vec<Event>)> = BTreeMap::new();
-        for (to, event) in self.staged.drain(..) {
-            by_outbox.entry(to.number).or_insert((to, Vec::new())).1.push(event);
+        let mut by_outbox: BTreeMap<(u64, u64), (Outbox, Vec<Event>)> = BTreeMap::new();
+        for (turn, to, event) in self.staged.drain(..) {
+            by_outbox.entry((to.number, turn)).or_insert((to, Vec::new())).1.push(event);
         }
+        self.turn += 1;
         for (to, events) in by_outbox.into_values() {
             let mut log = to.log.lock().unwrap();
             assert!(!log.is_closed, "an event for an observer that has gone: {events:?}");
@@ -106,10 +108,10 @@ impl Sink<Plug> for Stage {
         Stage::message(self, to, captures);
     }
     fn assert(&mut self, to: &Outbox, handle: u64, captures: &Captures<'_>, _: &Stored<Plug>) {
-        self.staged.push((to.clone(), Event::Assert(handle, list(captures))));
+        self.staged.push((self.turn, to.clone(), Event::Assert(handle, list(captures))));
     }
     fn retract(&mut self, to: &Outbox, handle: u64, _: &Captures<'_>, _: &Stored<Plug>) {
-        self.staged.push((to.clone(), Event::Retract(handle)));
+        self.staged.push((self.turn, to.clone(), Event::Retract(handle)));
     }
     fn replay(&mut self, to: &Outbox, replay: Replay<Plug>) {
         self.replays.push((to.clone(), replay));
@@ -197,7 +199,8 @@ impl Worker<'_> {
 
     fn step(&mut self) {
         let int = |n: usize| Tree::Int(n as i128);
-        match self.random.below(12) {
+        match self.random.below(14) {
+            12 | 13 => self.run(),
             0..=3 => {
                 let which = self.random.below(PAIRS);
                 if let Some(pair) = self.pairs.remove(&which) {
@@ -242,6 +245,39 @@ impl Worker<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Turns that are published together, pairs and a state in each, under one hold.
+    fn run(&mut self) {
+        let int = |n: usize| Tree::Int(n as i128);
+        let reader = self.index.read();
+        let mut run = reader.run();
+        for _ in 0..self.random.below(40) {
+            let which = self.random.below(PAIRS);
+            let mut trees = Vec::new();
+            let mut gone: Vec<Stored<Plug>> = Vec::new();
+            match self.pairs.remove(&which) {
+                Some(pair) => gone.extend(pair),
+                None => trees.extend([0, 1].map(|side| rec("pair", vec![int(which), int(side)]))),
+            }
+            self.states += 1;
+            trees.push(rec("state", vec![int(self.id as usize), int(self.states)]));
+            gone.extend(self.state.take());
+            let bytes: Vec<Vec<u8>> = trees.iter().map(Tree::canonical).collect();
+            let scanners: Vec<_> = bytes.iter().map(|b| scanned(b)).collect();
+            let views = scanners.iter().zip(&bytes).map(|(scanner, bytes)| scanner.view(bytes));
+            let assert = |value| Action::Assert { value, extra: None, observe: None };
+            let mut actions: Vec<Action<'_, Plug>> = views.map(assert).collect();
+            actions.extend(gone.into_iter().map(Action::Retract));
+            let mut placed = Vec::new();
+            self.stage.turn += 1;
+            run.commit(&mut actions, &mut placed, &mut self.scratch, &mut self.stage);
+            self.state = placed.pop();
+            if !placed.is_empty() {
+                self.pairs.insert(which, placed.try_into().unwrap());
+            }
+        }
+        self.stage.publish();
     }
 
     /// Messages by the fast way: many under one hold, appended before it is let go.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use staunch_index::Reader;
+use staunch_index::{Reader, Run};
 use staunch_protocols::packet::{self, Event, Packet};
 use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
@@ -211,8 +211,8 @@ impl Session {
     /// The fast ways: packets that hold nothing but messages, or plain events, for one dataspace, without references.
     /// Stops after the first packet that is something else (scanned, not handled), or when it is time to look up.
     ///
-    /// What it routes is in the outboxes before it lets go of the dataspace: who unsubscribes after that gets
-    /// nothing any more.
+    /// What it routes is in the outboxes before it lets go of the dataspace, and of the bags that it changed: who
+    /// unsubscribes after that gets nothing any more, and nobody is told of a later change first.
     fn run_messages(
         self: &Arc<Self>,
         bytes: &[u8],
@@ -229,8 +229,10 @@ impl Session {
             }
         };
         let reader = target.dataspace.index.read();
-        let result = self.route_some(bytes, scanner, &target, &reader, inbound, local);
+        let mut run = reader.run();
+        let result = self.route_some(bytes, scanner, &target, (&reader, &mut run), inbound, local);
         local.stage.publish_staged(&self.broker);
+        drop(run);
         drop(reader);
         inbound.target = Some(target);
         result
@@ -241,7 +243,7 @@ impl Session {
         bytes: &[u8],
         scanner: &mut Scanner,
         target: &MessageTarget,
-        reader: &Reader<'_, Router>,
+        (reader, run): (&Reader<'_, Router>, &mut Run<'_, Router>),
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<(usize, Found), Failure> {
@@ -276,7 +278,7 @@ impl Session {
                         self.weigh_messages(packet, &bodies, reader, local)?;
                     }
                     route(packet, &bodies, reader, local);
-                } else if !is_light || !self.apply_plain(packet, target, reader, inbound, local)? {
+                } else if !is_light || !self.apply_plain(packet, target, run, inbound, local)? {
                     return Ok((done, Found::Packet(length)));
                 }
                 scanner.reset();

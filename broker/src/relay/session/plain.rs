@@ -3,7 +3,7 @@
 //! allocates only the stored values remain.
 
 use smallvec::SmallVec;
-use staunch_index::{Action, Reader, Stored, looks_like_observe};
+use staunch_index::{Action, Run, Stored, looks_like_observe};
 use staunch_protocols::packet::{self, Event};
 use staunch_protocols::wire::{Int, View};
 
@@ -37,7 +37,7 @@ impl Session {
         &self,
         packet: View<'_>,
         target: &MessageTarget,
-        reader: &Reader<'_, Router>,
+        run: &mut Run<'_, Router>,
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<bool, Failure> {
@@ -71,7 +71,7 @@ impl Session {
         placed.clear();
         stage.next_turn();
         let mut sink = Commit { stage, broker: self.broker(), caps: &Caps::new() };
-        reader.commit(&mut actions, placed, scratch, &mut sink);
+        run.commit(&mut actions, placed, scratch, &mut sink);
         note_placed(&plains, placed, target.oid as u32, inbound);
         if retracts > asserts {
             let mut membrane = self.membrane();

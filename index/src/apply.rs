@@ -1,0 +1,304 @@
+//! How the actions of a turn take effect: the locks of the store and of the bags, and the changes under them.
+
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+use staunch_protocols::wire::View;
+
+use crate::bag::{Bag, Change};
+use crate::commit::{Action, Index, SHARDS, Scratch};
+use crate::key::key_of;
+use crate::store::{Members, Shard};
+use crate::trie::{Entry, Trie, Walk};
+use crate::value::{Domain, Rescan, Stored};
+use crate::{Captures, Sink};
+
+/// What an action did to the store.
+#[derive(Clone, Copy)]
+struct Effect {
+    kind: Kind,
+    shard: u32,
+    slot: u32,
+    /// Of an assertion: where among those placed its value is.
+    placed: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A value appeared.
+    Add,
+    /// A value went.
+    Remove,
+    /// Only a count changed.
+    Nothing,
+    Message,
+}
+
+/// A group that an action concerns.
+struct Op<'t, 'v, D: Domain> {
+    action: u32,
+    /// Hash of the captures, if they are to be counted.
+    hash: u32,
+    entry: &'t Entry<D>,
+    captures: Captures<'v>,
+}
+
+type Ops<'t, 'v, D> = SmallVec<[Op<'t, 'v, D>; 4]>;
+
+type Shards<'i, D> = SmallVec<[(u32, MutexGuard<'i, Shard<D>>); 2]>;
+
+/// So many bags are held beyond the turn that took them; one that takes more ends that.
+const HELD_MAX: usize = 8;
+
+/// Bags that are locked. What the sink was told of them has to be published before they are let go, so that nobody is
+/// told of later changes first.
+pub(crate) struct Bags<'t, D: Domain> {
+    /// By ascending id.
+    held: SmallVec<[(u64, MutexGuard<'t, Bag<D>>); 2]>,
+    /// Whether a turn before this one has told the sink of them.
+    is_told: bool,
+}
+
+impl<D: Domain> Default for Bags<'_, D> {
+    fn default() -> Self {
+        Bags { held: SmallVec::new(), is_told: false }
+    }
+}
+
+impl<'t, D: Domain> Bags<'t, D> {
+    /// Lets go of all, when what the sink was told has been published.
+    pub(crate) fn let_go(&mut self, sink: &mut impl Sink<D>) {
+        if std::mem::take(&mut self.is_told) {
+            sink.publish();
+        }
+        self.held.clear();
+    }
+
+    fn position(&self, id: u64) -> Result<usize, usize> {
+        match self.held.as_slice() {
+            [(only, _)] if *only == id => Ok(0),
+            _ => self.held.binary_search_by_key(&id, |(id, _)| *id),
+        }
+    }
+
+    /// Locks the bags that these operations change as well. One of those held may come later in the lock order, so nobody
+    /// waits for a lock here before having let go of all.
+    fn lock(&mut self, ops: &Ops<'t, '_, D>, effects: &[Effect], sink: &mut impl Sink<D>) {
+        if self.held.len() > HELD_MAX {
+            self.let_go(sink);
+        }
+        let changing = || ops.iter().filter(|op| effects[op.action as usize].kind != Kind::Message);
+        for op in changing() {
+            let group = &op.entry.group;
+            let Err(at) = self.position(group.id) else { continue };
+            let Some(guard) = group.bag.try_lock() else {
+                self.let_go(sink);
+                let mut wanted: SmallVec<[_; 4]> = changing().map(|op| &op.entry.group).collect();
+                wanted.sort_unstable_by_key(|group| group.id);
+                wanted.dedup_by_key(|group| group.id);
+                self.held.extend(wanted.into_iter().map(|group| (group.id, group.bag.lock())));
+                return;
+            };
+            self.held.insert(at, (group.id, guard));
+        }
+    }
+}
+
+impl<D: Domain> Index<D> {
+    /// Applies a turn, but for its publication, which is due before `bags` is dropped. Returns whether its last action
+    /// made a value appear or go.
+    pub(crate) fn apply<'t>(
+        &self,
+        trie: &'t Trie<D>,
+        actions: &mut [Action<'_, D>],
+        placed: &mut Vec<Stored<D>>,
+        scratch: &mut Scratch,
+        bags: &mut Bags<'t, D>,
+        sink: &mut impl Sink<D>,
+    ) -> bool {
+        let mut hashes: SmallVec<[u32; 4]> = SmallVec::new();
+        for action in actions.iter() {
+            hashes.push(match action {
+                Action::Assert { value, .. } => self.hash(value.span()),
+                Action::Retract(stored) => stored.header().hash,
+                Action::RetractSame(of) => hashes.get(*of).copied().unwrap_or(0),
+                Action::Message(_) => 0,
+            });
+        }
+        let mut shards = self.lock_shards(actions, &hashes, bags, sink);
+        let effects = change_store(actions, &hashes, &mut shards, placed);
+        let mut ops = Ops::new();
+        let Scratch { walk, key, rescan, rescan_bag } = scratch;
+        for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
+            let mut route = Route { index: self, trie, walk, key, effect, action: i as u32, ops: &mut ops };
+            match action {
+                _ if effect.kind == Kind::Nothing => {}
+                Action::Assert { value, .. } => route.walk(*value, value.all_bytes(), Some(&mut shards)),
+                Action::Message(body) => route.walk(*body, body.all_bytes(), None),
+                Action::RetractSame(_) => {}
+                Action::Retract(stored) => {
+                    route.walk(rescan.view(stored.bytes()), stored.bytes(), Some(&mut shards));
+                }
+            }
+        }
+        bags.lock(&ops, &effects, sink);
+        let stored = |action: u32| match &actions[action as usize] {
+            Action::Retract(stored) => Some(stored),
+            _ => placed.get(effects[action as usize].placed as usize),
+        };
+        for op in &ops {
+            self.tell(op, effects[op.action as usize], stored(op.action), bags, rescan_bag, sink);
+        }
+        bags.is_told = !bags.held.is_empty();
+        effects.last().is_some_and(|e| matches!(e.kind, Kind::Add | Kind::Remove))
+    }
+
+    /// Locks the shards that a turn changes, ascending. They come before all bags in the lock order: who has to wait for
+    /// one lets go of those first.
+    fn lock_shards(
+        &self,
+        actions: &[Action<'_, D>],
+        hashes: &[u32],
+        bags: &mut Bags<'_, D>,
+        sink: &mut impl Sink<D>,
+    ) -> Shards<'_, D> {
+        let changing = actions.iter().zip(hashes).filter(|(action, _)| !matches!(action, Action::Message(_)));
+        let mut wanted: SmallVec<[u32; 4]> = changing.map(|(_, hash)| shard_of(*hash)).collect();
+        if wanted.len() > 1 {
+            wanted.sort_unstable();
+            wanted.dedup();
+        }
+        let mut shards = Shards::new();
+        for number in wanted {
+            let shard = &self.shards[number as usize];
+            let guard = shard.try_lock().unwrap_or_else(|| {
+                bags.let_go(sink);
+                shard.lock()
+            });
+            shards.push((number, guard));
+        }
+        shards
+    }
+
+    /// Changes a bag, and tells the observers.
+    #[inline]
+    fn tell(
+        &self,
+        op: &Op<'_, '_, D>,
+        effect: Effect,
+        stored: Option<&Stored<D>>,
+        bags: &mut Bags<'_, D>,
+        rescan: &mut Rescan,
+        sink: &mut impl Sink<D>,
+    ) {
+        let observers = op.entry.roster.observers();
+        if effect.kind == Kind::Message {
+            observers.iter().for_each(|o| sink.message(&o.endpoint, &op.captures));
+            return;
+        }
+        let Ok(at) = bags.position(op.entry.group.id) else { return };
+        let bag = &mut *bags.held[at].1;
+        let Some(stored) = stored.filter(|_| bag.counts(effect.shard, effect.slot)) else { return };
+        let reading = op.entry.group.reading();
+        if effect.kind == Kind::Add {
+            let change = bag.add(&reading, &op.captures, op.hash, stored, rescan, || self.next_handle());
+            if let Change::Edge { handle, .. } = change {
+                observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
+            }
+        } else if let Change::Edge { slot, handle } =
+            bag.remove(&reading, &op.captures, op.hash, stored, rescan)
+        {
+            for o in observers.iter().filter(|o| bag.was_told(o.id, slot, handle)) {
+                sink.retract(&o.endpoint, handle, &op.captures, stored);
+            }
+        }
+    }
+}
+
+/// Places and displaces what the turn asserts and retracts, in order.
+fn change_store<D: Domain>(
+    actions: &mut [Action<'_, D>],
+    hashes: &[u32],
+    shards: &mut Shards<'_, D>,
+    placed: &mut Vec<Stored<D>>,
+) -> SmallVec<[Effect; 4]> {
+    let mut effects: SmallVec<[Effect; 4]> = SmallVec::new();
+    for (action, hash) in actions.iter_mut().zip(hashes) {
+        if let Action::RetractSame(of) = action
+            && let Some(stored) = effects.get(*of).and_then(|e| placed.get(e.placed as usize))
+        {
+            *action = Action::Retract(stored.clone());
+        }
+        let shard = shard_of(*hash);
+        let mut effect = Effect { kind: Kind::Message, shard, slot: 0, placed: placed.len() as u32 };
+        let at = match shards.as_slice() {
+            [(only, _)] if *only == shard => Ok(0),
+            _ => shards.binary_search_by_key(&shard, |(s, _)| *s),
+        };
+        match (action, at) {
+            (Action::Assert { value, extra, .. }, Ok(at)) => {
+                let (stored, slot, is_first) = shards[at].1.place(value.span(), *hash, extra.take());
+                placed.push(stored);
+                effect.slot = slot;
+                effect.kind = if is_first { Kind::Add } else { Kind::Nothing };
+            }
+            (Action::Retract(stored), Ok(at)) => match shards[at].1.displace(stored) {
+                Some(slot) => (effect.slot, effect.kind) = (slot, Kind::Remove),
+                None => effect.kind = Kind::Nothing,
+            },
+            _ => {}
+        }
+        effects.push(effect);
+    }
+    effects
+}
+
+/// One action on its way through the trie.
+struct Route<'r, 't, 'v, D: Domain> {
+    index: &'r Index<D>,
+    trie: &'t Trie<D>,
+    walk: &'r mut Walk,
+    key: &'r mut Vec<u8>,
+    effect: &'r Effect,
+    action: u32,
+    ops: &'r mut Ops<'t, 'v, D>,
+}
+
+impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
+    /// Notes which groups `value` (within `bytes`) concerns, and enters it with or removes it from the members
+    /// of each skeleton.
+    fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shards: Option<&mut Shards<'_, D>>) {
+        let Route { index, effect, action, ops, key, .. } = self;
+        let is_message = effect.kind == Kind::Message;
+        self.trie.walk(value, self.walk, |place, registers, finder| {
+            let skeleton = &place.skeleton;
+            let Some(constants) = key_of(&skeleton.constants, value, registers, finder, key) else { return };
+            if let Some(shards) = &mut shards
+                && let Ok(at) = shards.binary_search_by_key(&effect.shard, |(s, _)| *s)
+            {
+                let members = &mut shards[at].1.members;
+                let key_hash = index.hash(constants);
+                if effect.kind == Kind::Add {
+                    let new = || Members::new(!skeleton.constants.is_empty());
+                    members.entry(skeleton.id).or_insert_with(new).insert(key_hash, effect.slot);
+                } else if let Some(members) = members.get_mut(&skeleton.id) {
+                    members.remove(key_hash, effect.slot);
+                }
+            }
+            for entry in place.entries(constants) {
+                // Filled where it stays.
+                ops.push(Op { action: *action, hash: 0, entry, captures: Captures::new() });
+                let Some(op) = ops.last_mut() else { continue };
+                if !entry.group.plan.read(value, bytes, registers, finder, &mut op.captures) {
+                    ops.pop();
+                } else if !is_message {
+                    // Before the bag is locked.
+                    op.hash = index.hash_captures(&op.captures);
+                }
+            }
+        });
+    }
+}
+
+fn shard_of(hash: u32) -> u32 {
+    hash >> (32 - SHARDS.trailing_zeros())
+}
