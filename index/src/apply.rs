@@ -36,6 +36,7 @@ enum Kind {
 /// A group that an action concerns.
 struct Op<'t, 'v, D: Domain> {
     action: u32,
+    kind: Kind,
     /// Hash of the captures, if they are to be counted.
     hash: u32,
     entry: &'t Entry<D>,
@@ -82,11 +83,11 @@ impl<'t, D: Domain> Bags<'t, D> {
 
     /// Locks the bags that these operations change as well. One of those held may come later in the lock order, so nobody
     /// waits for a lock here before having let go of all.
-    fn lock(&mut self, ops: &Ops<'t, '_, D>, effects: &[Effect], sink: &mut impl Sink<D>) {
+    fn lock(&mut self, ops: &Ops<'t, '_, D>, sink: &mut impl Sink<D>) {
         if self.held.len() > HELD_MAX {
             self.let_go(sink);
         }
-        let changing = || ops.iter().filter(|op| effects[op.action as usize].kind != Kind::Message);
+        let changing = || ops.iter().filter(|op| op.kind != Kind::Message);
         for op in changing() {
             let group = &op.entry.group;
             let Err(at) = self.position(group.id) else { continue };
@@ -115,45 +116,112 @@ impl<D: Domain> Index<D> {
         bags: &mut Bags<'t, D>,
         sink: &mut impl Sink<D>,
     ) -> bool {
+        if let [action @ (Action::Assert { .. } | Action::Retract(_))] = actions {
+            return self.apply_one(trie, action, placed, scratch, bags, sink);
+        }
         let mut hashes: SmallVec<[u32; 4]> = SmallVec::new();
         for action in actions.iter() {
             hashes.push(match action {
-                Action::Assert { value, .. } => self.hash(value.span()),
-                Action::Retract(stored) => stored.header().hash,
                 Action::RetractSame(of) => hashes.get(*of).copied().unwrap_or(0),
-                Action::Message(_) => 0,
+                other => self.hash_of(other),
             });
         }
         let mut shards = self.lock_shards(actions, &hashes, bags, sink);
         let effects = change_store(actions, &hashes, &mut shards, placed);
         let mut ops = Ops::new();
-        let Scratch { walk, key, rescan, rescan_bag } = scratch;
         for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
-            let mut route = Route { index: self, trie, walk, key, effect, action: i as u32, ops: &mut ops };
-            match action {
-                _ if effect.kind == Kind::Nothing => {}
-                Action::Assert { value, .. } => route.walk(*value, value.all_bytes(), Some(&mut shards)),
-                Action::Message(body) => route.walk(*body, body.all_bytes(), None),
-                Action::RetractSame(_) => {}
-                Action::Retract(stored) => {
-                    route.walk(rescan.view(stored.bytes()), stored.bytes(), Some(&mut shards));
-                }
-            }
+            let shard = position(&shards, effect.shard).ok().map(|at| &mut *shards[at].1);
+            self.route(trie, (i as u32, action), effect, shard, scratch, &mut ops);
         }
-        bags.lock(&ops, &effects, sink);
+        bags.lock(&ops, sink);
         let stored = |action: u32| match &actions[action as usize] {
             Action::Retract(stored) => Some(stored),
             _ => placed.get(effects[action as usize].placed as usize),
         };
         for op in &ops {
-            self.tell(op, effects[op.action as usize], stored(op.action), bags, rescan_bag, sink);
+            let effect = &effects[op.action as usize];
+            self.tell(op, effect, stored(op.action), bags, &mut scratch.rescan_bag, sink);
         }
         bags.is_told = !bags.held.is_empty();
         effects.last().is_some_and(|e| matches!(e.kind, Kind::Add | Kind::Remove))
     }
 
-    /// Locks the shards that a turn changes, ascending. They come before all bags in the lock order: who has to wait for
-    /// one lets go of those first.
+    /// [`Index::apply`] for one change alone, as in most turns that are no messages.
+    fn apply_one<'t>(
+        &self,
+        trie: &'t Trie<D>,
+        action: &mut Action<'_, D>,
+        placed: &mut Vec<Stored<D>>,
+        scratch: &mut Scratch,
+        bags: &mut Bags<'t, D>,
+        sink: &mut impl Sink<D>,
+    ) -> bool {
+        let hash = self.hash_of(action);
+        let mut shard = self.lock_shard(shard_of(hash), bags, sink);
+        let effect = change_one(action, hash, Some(&mut shard), placed);
+        if effect.kind == Kind::Nothing {
+            return false;
+        }
+        let mut ops = Ops::new();
+        self.route(trie, (0, &*action), &effect, Some(&mut shard), scratch, &mut ops);
+        bags.lock(&ops, sink);
+        let stored = match &*action {
+            Action::Retract(stored) => Some(stored),
+            _ => placed.last(),
+        };
+        for op in &ops {
+            self.tell(op, &effect, stored, bags, &mut scratch.rescan_bag, sink);
+        }
+        bags.is_told = !bags.held.is_empty();
+        true
+    }
+
+    fn hash_of(&self, action: &Action<'_, D>) -> u32 {
+        match action {
+            Action::Assert { value, .. } => self.hash(value.span()),
+            Action::Retract(stored) => stored.header().hash,
+            Action::RetractSame(_) | Action::Message(_) => 0,
+        }
+    }
+
+    /// Finds the groups that an action concerns.
+    #[inline]
+    fn route<'t, 'v>(
+        &self,
+        trie: &'t Trie<D>,
+        (number, action): (u32, &'v Action<'v, D>),
+        effect: &Effect,
+        shard: Option<&mut Shard<D>>,
+        scratch: &mut Scratch,
+        ops: &mut Ops<'t, 'v, D>,
+    ) {
+        let Scratch { walk, key, rescan, .. } = scratch;
+        let mut route = Route { index: self, trie, walk, key, effect, action: number, ops };
+        match action {
+            _ if effect.kind == Kind::Nothing => {}
+            Action::Assert { value, .. } => route.walk(*value, value.all_bytes(), shard),
+            Action::Message(body) => route.walk(*body, body.all_bytes(), None),
+            Action::RetractSame(_) => {}
+            Action::Retract(stored) => route.walk(rescan.view(stored.bytes()), stored.bytes(), shard),
+        }
+    }
+
+    /// Locks a shard. They come before all bags in the lock order: who has to wait for one lets go of those first.
+    #[inline]
+    fn lock_shard(
+        &self,
+        number: u32,
+        bags: &mut Bags<'_, D>,
+        sink: &mut impl Sink<D>,
+    ) -> MutexGuard<'_, Shard<D>> {
+        let shard = &self.shards[number as usize];
+        shard.try_lock().unwrap_or_else(|| {
+            bags.let_go(sink);
+            shard.lock()
+        })
+    }
+
+    /// Locks the shards that a turn changes, ascending.
     fn lock_shards(
         &self,
         actions: &[Action<'_, D>],
@@ -163,20 +231,9 @@ impl<D: Domain> Index<D> {
     ) -> Shards<'_, D> {
         let changing = actions.iter().zip(hashes).filter(|(action, _)| !matches!(action, Action::Message(_)));
         let mut wanted: SmallVec<[u32; 4]> = changing.map(|(_, hash)| shard_of(*hash)).collect();
-        if wanted.len() > 1 {
-            wanted.sort_unstable();
-            wanted.dedup();
-        }
-        let mut shards = Shards::new();
-        for number in wanted {
-            let shard = &self.shards[number as usize];
-            let guard = shard.try_lock().unwrap_or_else(|| {
-                bags.let_go(sink);
-                shard.lock()
-            });
-            shards.push((number, guard));
-        }
-        shards
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.into_iter().map(|number| (number, self.lock_shard(number, bags, sink))).collect()
     }
 
     /// Changes a bag, and tells the observers.
@@ -184,7 +241,7 @@ impl<D: Domain> Index<D> {
     fn tell(
         &self,
         op: &Op<'_, '_, D>,
-        effect: Effect,
+        effect: &Effect,
         stored: Option<&Stored<D>>,
         bags: &mut Bags<'_, D>,
         rescan: &mut Rescan,
@@ -228,28 +285,41 @@ fn change_store<D: Domain>(
         {
             *action = Action::Retract(stored.clone());
         }
-        let shard = shard_of(*hash);
-        let mut effect = Effect { kind: Kind::Message, shard, slot: 0, placed: placed.len() as u32 };
-        let at = match shards.as_slice() {
-            [(only, _)] if *only == shard => Ok(0),
-            _ => shards.binary_search_by_key(&shard, |(s, _)| *s),
-        };
-        match (action, at) {
-            (Action::Assert { value, extra, .. }, Ok(at)) => {
-                let (stored, slot, is_first) = shards[at].1.place(value.span(), *hash, extra.take());
-                placed.push(stored);
-                effect.slot = slot;
-                effect.kind = if is_first { Kind::Add } else { Kind::Nothing };
-            }
-            (Action::Retract(stored), Ok(at)) => match shards[at].1.displace(stored) {
-                Some(slot) => (effect.slot, effect.kind) = (slot, Kind::Remove),
-                None => effect.kind = Kind::Nothing,
-            },
-            _ => {}
-        }
-        effects.push(effect);
+        let shard = position(shards, shard_of(*hash)).ok().map(|at| &mut *shards[at].1);
+        effects.push(change_one(action, *hash, shard, placed));
     }
     effects
+}
+
+/// Places or displaces what one action asserts or retracts, in its shard.
+#[inline]
+fn change_one<D: Domain>(
+    action: &mut Action<'_, D>,
+    hash: u32,
+    shard: Option<&mut Shard<D>>,
+    placed: &mut Vec<Stored<D>>,
+) -> Effect {
+    let mut effect =
+        Effect { kind: Kind::Message, shard: shard_of(hash), slot: 0, placed: placed.len() as u32 };
+    match (action, shard) {
+        (Action::Assert { value, extra, .. }, Some(shard)) => {
+            let (stored, slot, is_first) = shard.place(value.span(), hash, extra.take());
+            placed.push(stored);
+            effect.slot = slot;
+            effect.kind = if is_first { Kind::Add } else { Kind::Nothing };
+        }
+        (Action::Retract(stored), Some(shard)) => match shard.displace(stored) {
+            Some(slot) => (effect.slot, effect.kind) = (slot, Kind::Remove),
+            None => effect.kind = Kind::Nothing,
+        },
+        _ => {}
+    }
+    effect
+}
+
+/// Where a shard is among those that are locked.
+fn position<D: Domain>(shards: &Shards<'_, D>, number: u32) -> Result<usize, usize> {
+    shards.binary_search_by_key(&number, |(n, _)| *n)
 }
 
 /// One action on its way through the trie.
@@ -266,16 +336,14 @@ struct Route<'r, 't, 'v, D: Domain> {
 impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
     /// Notes which groups `value` (within `bytes`) concerns, and enters it with or removes it from the members
     /// of each skeleton.
-    fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shards: Option<&mut Shards<'_, D>>) {
+    fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shard: Option<&mut Shard<D>>) {
         let Route { index, effect, action, ops, key, .. } = self;
         let is_message = effect.kind == Kind::Message;
         self.trie.walk(value, self.walk, |place, registers, finder| {
             let skeleton = &place.skeleton;
             let Some(constants) = key_of(&skeleton.constants, value, registers, finder, key) else { return };
-            if let Some(shards) = &mut shards
-                && let Ok(at) = shards.binary_search_by_key(&effect.shard, |(s, _)| *s)
-            {
-                let members = &mut shards[at].1.members;
+            if let Some(shard) = &mut shard {
+                let members = &mut shard.members;
                 let key_hash = index.hash(constants);
                 if effect.kind == Kind::Add {
                     let new = || Members::new(!skeleton.constants.is_empty());
@@ -286,7 +354,13 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
             }
             for entry in place.entries(constants) {
                 // Filled where it stays.
-                ops.push(Op { action: *action, hash: 0, entry, captures: Captures::new() });
+                ops.push(Op {
+                    action: *action,
+                    kind: effect.kind,
+                    hash: 0,
+                    entry,
+                    captures: Captures::new(),
+                });
                 let Some(op) = ops.last_mut() else { continue };
                 if !entry.group.plan.read(value, bytes, registers, finder, &mut op.captures) {
                     ops.pop();
