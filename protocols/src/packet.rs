@@ -134,13 +134,13 @@ pub enum Event<'a> {
 impl<'a> Iterator for Events<'a> {
     type Item = Result<TurnEvent<'a>, PacketError>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next().map(read_event)
     }
 }
 
-#[inline]
+#[inline(always)]
 fn read_event(item: View<'_>) -> Result<TurnEvent<'_>, PacketError> {
     let bad = |reason| PacketError::Event { at: item.start(), reason };
     if item.tag() != tag::SEQUENCE {

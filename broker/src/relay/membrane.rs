@@ -76,6 +76,13 @@ impl Membrane {
         Some((entry.cap.clone(), oid))
     }
 
+    /// The same, told how many references there were before.
+    pub(crate) fn hold_counted(&mut self, oid: u64) -> Option<i64> {
+        let entry = self.exported.get_mut(&oid)?;
+        entry.count += 1;
+        Some(entry.count as i64 - 1)
+    }
+
     /// One more reference to the entity that the peer calls `oid`, if it is known.
     pub(crate) fn hold_imported(&mut self, oid: &Int) {
         if let Some(entry) = self.imported.get_mut(oid) {

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use staunch_index::{Reader, Run};
+use staunch_index::Reader;
 use staunch_protocols::packet::{self, Event, Packet};
 use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
 use super::super::turn::Applied;
 use super::super::weigh::{FRAME_BYTES, Kind, Weight, once_max};
+use super::plain::PlainRun;
 use super::{Failure, Inbound, Session};
 use crate::Local;
 use crate::cap::Entity;
@@ -229,9 +230,10 @@ impl Session {
             }
         };
         let reader = target.dataspace.index.read();
-        let mut run = reader.run();
+        let mut run = PlainRun::new(&reader);
         let result = self.route_some(bytes, scanner, &target, (&reader, &mut run), inbound, local);
         local.stage.publish_staged(&self.broker);
+        self.settle(&run, &target);
         drop(run);
         drop(reader);
         inbound.target = Some(target);
@@ -243,7 +245,7 @@ impl Session {
         bytes: &[u8],
         scanner: &mut Scanner,
         target: &MessageTarget,
-        (reader, run): (&Reader<'_, Router>, &mut Run<'_, Router>),
+        (reader, run): (&Reader<'_, Router>, &mut PlainRun<'_>),
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<(usize, Found), Failure> {
@@ -287,7 +289,7 @@ impl Session {
             local.slice.count();
             // Acquire: as in run_messages(). A turn may have let go of the target itself.
             let is_stale = target.removals != self.removals.load(Ordering::Acquire);
-            if local.stage.cost() > credit || local.slice.is_over || is_stale {
+            if local.stage.cost() > credit || local.slice.is_over || is_stale || run.may_be_last() {
                 break;
             }
         }

@@ -3,7 +3,7 @@
 //! allocates only the stored values remain.
 
 use smallvec::SmallVec;
-use staunch_index::{Action, Run, Stored, looks_like_observe};
+use staunch_index::{Action, Reader, Run, Stored, looks_like_observe};
 use staunch_protocols::packet::{self, Event};
 use staunch_protocols::wire::{Int, View};
 
@@ -28,33 +28,65 @@ enum Plain {
     Message(u32),
 }
 
-type Plains = SmallVec<[Plain; EVENTS_MAX]>;
+/// Plain turns, one after the other, in one dataspace.
+pub(super) struct PlainRun<'r> {
+    run: Run<'r, Router>,
+    /// How many more assertions stand on the target's entry in the membrane than that knows of.
+    unsettled: i64,
+    /// What else the entry was held by, when the run itself took hold of it: so it lives at least as long as what
+    /// stands on it.
+    held: Option<i64>,
+    /// Of the turn at hand.
+    plains: Vec<Plain>,
+}
+
+impl<'r> PlainRun<'r> {
+    pub(super) fn new(reader: &'r Reader<'_, Router>) -> PlainRun<'r> {
+        PlainRun { run: reader.run(), unsettled: 0, held: None, plains: Vec::new() }
+    }
+
+    /// Whether nothing else may hold the target any more: then what comes next may be for a name that is not known.
+    pub(super) fn may_be_last(&self) -> bool {
+        self.held.is_some_and(|held| held + self.unsettled <= 0)
+    }
+}
 
 impl Session {
+    /// Has the membrane know how many assertions stand on the target. Once per run: mostly as many come as go.
+    pub(super) fn settle(&self, run: &PlainRun<'_>, target: &MessageTarget) {
+        if run.held.is_none() {
+            return;
+        }
+        let mut membrane = self.membrane();
+        (0..run.unsettled - 1).for_each(|_| {
+            membrane.hold_exported(&Int::Small(target.oid));
+        });
+        (run.unsettled..1).for_each(|_| membrane.release(&Ref::Exported(target.oid as u64)));
+        self.note_removals(&membrane);
+    }
+
     /// Takes a turn through, if it is plain. False, and nothing has happened, if it is not (or is wrong: the
     /// general way tells how).
     pub(super) fn apply_plain(
         &self,
         packet: View<'_>,
         target: &MessageTarget,
-        run: &mut Run<'_, Router>,
+        run: &mut PlainRun<'_>,
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<bool, Failure> {
-        let Some(plains) = self.read_plain(packet, target, inbound)? else { return Ok(false) };
-        let (asserts, retracts) = count(&plains);
-        let oid = Ref::Exported(target.oid as u64);
-        // Held before, released after: so that the entry lives at least as long as what stands on it.
-        if asserts > retracts {
-            let mut membrane = self.membrane();
-            let holds = retracts..asserts;
-            // The first tells whether it is there; the others find it there too.
-            if holds.map(|_| membrane.hold_exported(&Int::Small(target.oid))).any(|held| held.is_none()) {
+        run.plains.clear();
+        if !self.read_plain(packet, target, inbound, &mut run.plains)? {
+            return Ok(false);
+        }
+        if run.held.is_none() {
+            run.held = self.membrane().hold_counted(target.oid as u64);
+            if run.held.is_none() {
                 return Ok(false);
             }
         }
         let mut actions: SmallVec<[Action<'_, Router>; 4]> = SmallVec::new();
-        for plain in &plains {
+        for plain in &run.plains {
             actions.push(match *plain {
                 Plain::Assert(token, _) => {
                     Action::Assert { value: packet.at(token), extra: None, observe: None }
@@ -71,82 +103,78 @@ impl Session {
         placed.clear();
         stage.next_turn();
         let mut sink = Commit { stage, broker: self.broker(), caps: &Caps::new() };
-        run.commit(&mut actions, placed, scratch, &mut sink);
-        note_placed(&plains, placed, target.oid as u32, inbound);
-        if retracts > asserts {
-            let mut membrane = self.membrane();
-            (asserts..retracts).for_each(|_| membrane.release(&oid));
-            self.note_removals(&membrane);
-        }
+        run.run.commit(&mut actions, placed, scratch, &mut sink);
+        run.unsettled += note_placed(&run.plains, placed, target.oid as u32, inbound);
         Ok(true)
     }
 
     /// Tells what a turn does, if it is plain.
+    #[inline]
     fn read_plain(
         &self,
         packet: View<'_>,
         target: &MessageTarget,
         inbound: &Inbound,
-    ) -> Result<Option<Plains>, Failure> {
-        let Ok(packet::Packet::Turn(turn)) = packet::Packet::read(packet) else { return Ok(None) };
-        let Ok(oid) = u32::try_from(target.oid) else { return Ok(None) };
+        plains: &mut Vec<Plain>,
+    ) -> Result<bool, Failure> {
+        let Ok(packet::Packet::Turn(turn)) = packet::Packet::read(packet) else { return Ok(false) };
+        let Ok(oid) = u32::try_from(target.oid) else { return Ok(false) };
         let room = self.config().assertions_max.saturating_sub(inbound.handles.len() as u64);
-        let mut plains = Plains::new();
         for event in turn.events() {
             let packet::TurnEvent { oid: to, event } = event.map_err(Failure::Packet)?;
             if plains.len() >= EVENTS_MAX.min(room as usize) || to.as_i64() != Some(target.oid) {
-                return Ok(None);
+                return Ok(false);
             }
             let plain = match event {
                 Event::Message { body } => Some(Plain::Message(body.token())),
                 Event::Assert { assertion, handle } => handle
                     .as_i64()
-                    .filter(|h| is_new(*h, &plains, inbound) && !looks_like_observe(assertion.span()))
+                    .filter(|h| is_new(*h, plains, inbound) && !looks_like_observe(assertion.span()))
                     .map(|h| Plain::Assert(assertion.token(), h)),
                 Event::Retract { handle } => {
-                    handle.as_i64().filter(|h| may_retract(*h, oid, &plains, inbound)).map(Plain::Retract)
+                    handle.as_i64().filter(|h| may_retract(*h, oid, plains, inbound)).map(Plain::Retract)
                 }
                 Event::Sync { .. } => None,
             };
             match plain {
                 Some(plain) => plains.push(plain),
-                None => return Ok(None),
+                None => return Ok(false),
             }
         }
-        Ok(Some(plains))
+        Ok(true)
     }
 }
 
 /// Whether nothing goes by this handle, nor has in this turn.
-fn is_new(handle: i64, plains: &Plains, inbound: &Inbound) -> bool {
+fn is_new(handle: i64, plains: &[Plain], inbound: &Inbound) -> bool {
     !inbound.handles.contains(&Int::Small(handle)) && !is_named(handle, plains)
 }
 
 /// Whether the handle stands for a plain value in the target, and has not been named in this turn yet.
-fn may_retract(handle: i64, oid: u32, plains: &Plains, inbound: &Inbound) -> bool {
+fn may_retract(handle: i64, oid: u32, plains: &[Plain], inbound: &Inbound) -> bool {
     !is_named(handle, plains)
         && inbound.handles.plain(handle).is_some_and(|(at, stored)| at == oid && !stored.may_observe())
 }
 
-fn is_named(handle: i64, plains: &Plains) -> bool {
+fn is_named(handle: i64, plains: &[Plain]) -> bool {
     plains.iter().any(|p| matches!(p, Plain::Assert(_, h) | Plain::Retract(h) if *h == handle))
 }
 
-fn count(plains: &Plains) -> (usize, usize) {
-    plains.iter().fold((0, 0), |(asserts, retracts), plain| match plain {
-        Plain::Assert(..) => (asserts + 1, retracts),
-        Plain::Retract(_) => (asserts, retracts + 1),
-        Plain::Message(_) => (asserts, retracts),
-    })
-}
-
-/// Notes what the turn has placed under its handles.
-fn note_placed(plains: &Plains, placed: &mut Vec<Stored<Router>>, oid: u32, inbound: &mut Inbound) {
-    let handles = plains.iter().filter_map(|plain| match plain {
-        Plain::Assert(_, handle) => Some(*handle),
-        _ => None,
-    });
-    for (handle, stored) in handles.zip(placed.drain(..)) {
-        inbound.handles.set(Int::Small(handle), Held::Plain { oid, stored });
+/// Notes what the turn has placed under its handles. Returns how many more assertions there are than before.
+fn note_placed(plains: &[Plain], placed: &mut Vec<Stored<Router>>, oid: u32, inbound: &mut Inbound) -> i64 {
+    let mut placed = placed.drain(..);
+    let mut more = 0;
+    for plain in plains {
+        match plain {
+            Plain::Message(_) => {}
+            Plain::Retract(_) => more -= 1,
+            Plain::Assert(_, handle) => {
+                more += 1;
+                if let Some(stored) = placed.next() {
+                    inbound.handles.set(Int::Small(*handle), Held::Plain { oid, stored });
+                }
+            }
+        }
     }
+    more
 }
