@@ -79,6 +79,12 @@ impl<'a> Packet<'a> {
 pub struct Turn<'a>(View<'a>);
 
 impl<'a> Turn<'a> {
+    /// The packet as a turn, if it is one.
+    #[inline(always)]
+    pub fn of(packet: View<'a>) -> Option<Turn<'a>> {
+        (packet.tag() == tag::SEQUENCE).then_some(Turn(packet))
+    }
+
     /// Its events, in order, each checked as it is read.
     #[inline]
     pub fn events(self) -> Events<'a> {

@@ -57,7 +57,7 @@ impl MessageTarget {
     /// for this target.
     fn read_bodies(&self, packet: View<'_>, bodies: &mut SmallVec<[u32; 8]>) -> Result<bool, Failure> {
         bodies.clear();
-        let Ok(Packet::Turn(turn)) = Packet::read(packet) else { return Ok(false) };
+        let Some(turn) = packet::Turn::of(packet) else { return Ok(false) };
         for event in turn.events() {
             match event.map_err(Failure::Packet)? {
                 packet::TurnEvent { oid, event: Event::Message { body } }

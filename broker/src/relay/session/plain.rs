@@ -117,7 +117,7 @@ impl Session {
         inbound: &Inbound,
         plains: &mut Vec<Plain>,
     ) -> Result<bool, Failure> {
-        let Ok(packet::Packet::Turn(turn)) = packet::Packet::read(packet) else { return Ok(false) };
+        let Some(turn) = packet::Turn::of(packet) else { return Ok(false) };
         let Ok(oid) = u32::try_from(target.oid) else { return Ok(false) };
         let room = self.config().assertions_max.saturating_sub(inbound.handles.len() as u64);
         for event in turn.events() {
