@@ -66,6 +66,11 @@ impl<D: Domain> Default for Bags<'_, D> {
 }
 
 impl<'t, D: Domain> Bags<'t, D> {
+    #[inline]
+    pub(crate) fn holds(&self) -> bool {
+        self.is_told
+    }
+
     /// Lets go of all, when what the sink was told has been published.
     pub(crate) fn let_go(&mut self, sink: &mut impl Sink<D>) {
         if std::mem::take(&mut self.is_told) {

@@ -275,6 +275,18 @@ pub struct Run<'r, D: Domain> {
 }
 
 impl<D: Domain> Run<'_, D> {
+    /// Whether something is locked.
+    #[inline]
+    pub fn holds(&self) -> bool {
+        self.bags.holds()
+    }
+
+    /// Publishes, and lets go of what is locked.
+    pub fn let_go(&mut self, sink: &mut impl Sink<D>) {
+        self.bags.let_go(sink);
+        self.turns = 0;
+    }
+
     /// So many turns are published together at most: others wait for no more than these.
     const TURNS_MAX: u32 = 16;
 
@@ -288,8 +300,7 @@ impl<D: Domain> Run<'_, D> {
         sink: &mut impl Sink<D>,
     ) {
         if self.turns == Self::TURNS_MAX {
-            self.bags.let_go(sink);
-            self.turns = 0;
+            self.let_go(sink);
         }
         self.turns += 1;
         self.index.apply(self.trie, actions, placed, scratch, &mut self.bags, sink);

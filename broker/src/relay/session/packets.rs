@@ -263,6 +263,7 @@ impl Session {
                 if length as u64 + FRAME_BYTES > light_max {
                     self.weigh_messages(body, &[body.token()], reader, local)?;
                 }
+                run.pause(&self.broker, &mut local.stage);
                 route(body, &[body.token()], reader, local);
                 done += length;
             } else {
@@ -279,6 +280,7 @@ impl Session {
                     if !is_light {
                         self.weigh_messages(packet, &bodies, reader, local)?;
                     }
+                    run.pause(&self.broker, &mut local.stage);
                     route(packet, &bodies, reader, local);
                 } else if !is_light || !self.apply_plain(packet, target, run, inbound, local)? {
                     return Ok((done, Found::Packet(length)));

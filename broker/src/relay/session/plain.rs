@@ -2,6 +2,8 @@
 //! observations, small handles. Nothing is decoded into a form of its own, and of what the general way
 //! allocates only the stored values remain.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 use staunch_index::{Action, Reader, Run, Stored, looks_like_observe};
 use staunch_protocols::packet::{self, Event};
@@ -11,10 +13,10 @@ use super::super::handles::Held;
 use super::super::membrane::Ref;
 use super::packets::MessageTarget;
 use super::{Failure, Inbound, Session};
-use crate::Local;
 use crate::cap::Caps;
 use crate::dataspace::Router;
-use crate::stage::Commit;
+use crate::stage::{Commit, Stage};
+use crate::{Broker, Local};
 
 /// Longer turns go the general way: here, handles are compared with each other.
 const EVENTS_MAX: usize = 16;
@@ -43,6 +45,14 @@ pub(super) struct PlainRun<'r> {
 impl<'r> PlainRun<'r> {
     pub(super) fn new(reader: &'r Reader<'_, Router>) -> PlainRun<'r> {
         PlainRun { run: reader.run(), unsettled: 0, held: None, plains: Vec::new() }
+    }
+
+    /// Lets go of what plain turns have changed, if something else comes: nobody shall wait for that.
+    #[inline]
+    pub(super) fn pause(&mut self, broker: &Arc<Broker>, stage: &mut Stage) {
+        if self.run.holds() {
+            self.run.let_go(&mut Commit { stage, broker, caps: &Caps::new() });
+        }
     }
 
     /// Whether nothing else may hold the target any more: then what comes next may be for a name that is not known.
