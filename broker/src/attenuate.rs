@@ -8,7 +8,7 @@ use staunch_protocols::wire::{Limits, Progress, Scanner};
 use crate::cap::{self, Cap, Caps, stored_id};
 
 /// What a rewritten value may take; a caveat that yields more drops the value.
-const OUTPUT_BYTES_MAX: u32 = 16 << 20;
+pub(crate) const OUTPUT_BYTES_MAX: u32 = 16 << 20;
 
 /// A scanner for values that came in within the peer's limits and may have grown since.
 pub(crate) fn stored_scanner() -> Scanner {

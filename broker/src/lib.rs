@@ -32,6 +32,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use staunch_flowctl::{AuditError, Ledger, PrincipalLimits};
 use staunch_index::{Scratch, Stored};
+use staunch_protocols::caveat;
 use staunch_protocols::wire::Scanner;
 
 use dataspace::{Dataspace, Router};
@@ -42,16 +43,30 @@ use schedule::Scheduler;
 use stage::Stage;
 
 /// What each worker keeps for the sessions that it runs.
-#[derive(Default)]
 pub(crate) struct Local {
     pub(crate) stage: Stage,
     pub(crate) scratch: Scratch,
     /// Scanners of packets that are complete, for the next ones.
     pub(crate) scanners: Vec<Scanner>,
+    /// What caveats work in.
+    pub(crate) caveats: caveat::Scratch,
     /// What a turn has placed, while it is being applied.
     pub(crate) placed: Vec<Stored<Router>>,
     /// The share of time of the run under way.
     pub(crate) slice: Slice,
+}
+
+impl Default for Local {
+    fn default() -> Local {
+        Local {
+            stage: Stage::default(),
+            scratch: Scratch::default(),
+            scanners: Vec::new(),
+            caveats: caveat::Scratch::new(attenuate::OUTPUT_BYTES_MAX),
+            placed: Vec::new(),
+            slice: Slice::default(),
+        }
+    }
 }
 
 impl Local {

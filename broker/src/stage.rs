@@ -346,6 +346,11 @@ impl Stage {
         Some(shared)
     }
 
+    /// What was staged last lay in a place that something else will lie in, in the same turn even.
+    pub(crate) fn forget_shared(&mut self) {
+        self.shared = None;
+    }
+
     /// Stages `#t` as a message, which answers a Sync.
     pub(crate) fn synced(&mut self, to: &Remote) {
         self.event(to, b'M', Some(Body::Value(&[tag::TRUE])), None);

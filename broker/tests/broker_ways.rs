@@ -80,3 +80,78 @@ fn fast_and_general_ways_tell_the_same() {
         assert_eq!(seen[0], seen[1], "round {round}");
     }
 }
+
+/// Caveats, some of which make long bodies, one after the other in the same place.
+const CAVEATS: [&str; 4] = [
+    "<rewrite <bind <_>> <ref 0>>",
+    "<rewrite <rec v [<bind <_>> <lit \"said\">]> <rec v [<ref 0> <lit \"other\">]>> <reject <rec v [<lit 3> <_>]>>",
+    "<or [<rewrite <rec v [<lit 1> <bind <_>>]> <rec v [<lit 7> <ref 0>]>> <rewrite <bind <rec v [<_> <_>]>> <ref 0>>]>",
+    "<rewrite <rec v [<bind <_>> <_>]> <rec v [<ref 0> <lit \"LONG\">]>>",
+];
+
+#[test]
+fn fast_and_general_ways_restrict_the_same() {
+    let mut random = Random::new("fast_and_general_ways_restrict_the_same");
+    let long = "long".repeat(1500);
+    for caveat in CAVEATS.map(|caveat| caveat.replace("LONG", &long)) {
+        // Each a turn of its own; the text in them is often the last thing that the caveats keep.
+        let turns: Vec<String> = (0..300)
+            .map(|_| {
+                let value = random.below(6);
+                let text =
+                    if random.below(5) == 0 { "x".repeat(5000 + value as usize) } else { "said".to_owned() };
+                format!("[2 <M <v {value} \"{text}\">>]")
+            })
+            .collect();
+        let mut seen = Vec::new();
+        for sync in ["", "[1 <S #:[0 99]>]"] {
+            let (server, address) = start_default();
+            let mut observer = Client::tcp(address).resolved();
+            let (both, first) = (record_pattern("v", 2), record_pattern("v", 1));
+            observer.send(&format!("[{} {}]", observe(&both, 7, 2), observe(&first, 8, 3)));
+            observer.sync();
+            let mut sender = Client::tcp(address).resolved();
+            // What it may say only under these caveats becomes oid 2.
+            sender.send(&format!(
+                "[{} [1 <A <offer #:[1 1 {caveat}]> 4>]]",
+                observe(&record_pattern("offer", 1), 5, 3)
+            ));
+            assert_eq!(sender.event().body, "[#:[0, 2]]");
+            let packets: String = turns.iter().map(|events| format!("[{events}{sync}]")).collect();
+            sender.send_bytes(&bytes(&packets));
+            sender.sync();
+            seen.push(told(&mut observer));
+            drop((sender, observer));
+            until("nothing is left", || server.index_counts() == (0, 0, 0) && server.total_debt() == 0);
+        }
+        assert!(!seen[0].is_empty());
+        assert!(seen[0] == seen[1], "{caveat:.80}");
+    }
+}
+
+/// What a caveat writes is no reference, whatever it looks like.
+#[test]
+fn caveats_make_no_references() {
+    let (_server, address) = start_default();
+    let mut observer = Client::tcp(address).resolved();
+    observer.send(&format!("[{}]", observe(&record_pattern("v", 1), 7, 2)));
+    observer.sync();
+    let mut sender = Client::tcp(address).resolved();
+    for forged in ["#:[0 1]", "#:[1 1]", "#:#x\"0000000000000001\"", "#:#x\"0000000000000002\""] {
+        for sync in ["", "[1 <S #:[0 99]>]"] {
+            let caveat = format!("<rewrite <_> <rec v [<lit {forged}>]>>");
+            let mut sender = Client::tcp(address).resolved();
+            sender.send_anyway(&bytes(&format!(
+                "[{} [1 <A <offer #:[1 1 {caveat}]> 4>]]",
+                observe(&record_pattern("offer", 1), 5, 3)
+            )));
+            let Came::Turn(_) = sender.next() else { continue };
+            sender.send_anyway(&bytes(&format!("[[2 <M 1>]{sync}] [[2 <M 1>]{sync}] [[2 <A 1 99>]{sync}]")));
+            sender.send("[[1 <M <done>>]]");
+        }
+    }
+    sender.send("[[1 <M <v done>>]]");
+    sender.sync();
+    let told = observer.sync();
+    assert!(told.iter().all(|e| e.body == "[done]"), "{told:?}");
+}

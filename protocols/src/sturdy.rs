@@ -159,6 +159,7 @@ fn mac(key: &[u8], data: &[u8]) -> [u8; SIGNATURE_BYTES] {
     short
 }
 
-fn holds_capability(value: View<'_>) -> bool {
+/// Whether a capability stands anywhere in a value.
+pub fn holds_capability(value: View<'_>) -> bool {
     (value.token()..value.token() + value.tokens()).any(|token| value.at(token).tag() == tag::EMBEDDED)
 }

@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use staunch_protocols::caveat::{CaveatError, Caveats};
 use staunch_protocols::packet::{self, WireRef};
+use staunch_protocols::sturdy::holds_capability;
 use staunch_protocols::wire::{Int, Progress, Scanner, View, tag};
 
 use super::{Remote, Session};
@@ -110,11 +111,15 @@ impl Membrane {
                     return Ok((Cap::new(Entity::Inert), None, true));
                 };
                 let held = Some(Ref::Exported(number));
-                let mut caveats = caveats.peekable();
-                if caveats.peek().is_none() {
+                if caveats.clone().next().is_none() {
                     return Ok((cap, held, false));
                 }
-                let caveats = Caveats::compile(caveats).map_err(ImportError::Caveat)?;
+                let caveats = match caveats.clone().any(holds_capability) {
+                    // What it means in a caveat is not said anywhere. Copied into values it would reach peers as a
+                    // reference that nobody gave them.
+                    true => Caveats::nothing(),
+                    false => Caveats::compile(caveats).map_err(ImportError::Caveat)?,
+                };
                 Ok((cap.attenuate(&caveats), held, false))
             }
         }

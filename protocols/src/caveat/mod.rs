@@ -80,6 +80,17 @@ impl Caveats {
         compile::compile(list).map(|compiled| compiled.caveats)
     }
 
+    /// One that nobody knows, so that nothing passes.
+    pub fn nothing() -> Caveats {
+        let program = Program {
+            source: Box::from([tag::SEQUENCE, tag::FALSE, tag::END]),
+            lists: vec![List { steps: 0..1, source: Span { start: 0, length: 3 } }],
+            steps: vec![Step::Unknown],
+            ..Program::default()
+        };
+        Caveats::of_list(&Arc::new(program), 0)
+    }
+
     /// Whether there are none, so that everything passes unchanged.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()

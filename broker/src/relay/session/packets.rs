@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use staunch_index::Reader;
+use staunch_index::{Reader, Scratch};
+use staunch_protocols::caveat::{Caveats, Outcome};
 use staunch_protocols::packet::{self, Event, Packet};
 use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
@@ -15,11 +16,15 @@ use super::super::weigh::{FRAME_BYTES, Kind, Weight, once_max};
 use super::plain::PlainRun;
 use super::{Failure, Inbound, Session};
 use crate::Local;
-use crate::cap::Entity;
+use crate::cap::{Cap, Entity};
 use crate::dataspace::{Dataspace, Router};
+use crate::stage::Stage;
 
 /// Turns routed under one hold of a dataspace's shared lock.
 const TURNS_PER_HOLD: u32 = 256;
+
+/// What caveats made of a message last may stay allocated up to this size.
+const REWRITTEN_KEPT_MAX: usize = 64 << 10;
 
 /// How handling went on.
 enum Step {
@@ -39,6 +44,8 @@ enum Found {
 pub(super) struct MessageTarget {
     pub(super) oid: i64,
     dataspace: Arc<Dataspace>,
+    /// What restricts it, if anything does.
+    pub(super) caveats: Option<Caveats>,
     /// The membrane's count of removals when the oid was looked up.
     removals: u64,
     /// What a packet with one message for it begins with.
@@ -46,11 +53,14 @@ pub(super) struct MessageTarget {
 }
 
 impl MessageTarget {
-    fn new(oid: i64, dataspace: Arc<Dataspace>, removals: u64, limits: Limits) -> Option<MessageTarget> {
+    /// What the peer calls `oid`, if that is a dataspace.
+    fn new(oid: i64, cap: &Cap, removals: u64, limits: Limits) -> Option<MessageTarget> {
+        let Entity::Dataspace(dataspace) = cap.entity() else { return None };
+        let (dataspace, caveats) = (dataspace.clone(), cap.caveats().cloned());
         let mut bytes = vec![tag::SEQUENCE];
         packet::frame::open(&mut bytes, &Int::Small(oid), b'M');
         let prefix = Prefix::new(&bytes, limits)?;
-        Some(MessageTarget { oid, dataspace, removals, prefix })
+        Some(MessageTarget { oid, dataspace, caveats, removals, prefix })
     }
 
     /// Puts the tokens of the bodies in a packet to `bodies`. False if it is not a turn of nothing but messages
@@ -74,8 +84,13 @@ impl MessageTarget {
 
 /// Routes a turn of messages.
 #[inline]
-fn route(packet: View<'_>, bodies: &[u32], reader: &Reader<'_, Router>, local: &mut Local) {
-    let Local { stage, scratch, .. } = local;
+fn route(
+    packet: View<'_>,
+    bodies: &[u32],
+    reader: &Reader<'_, Router>,
+    stage: &mut Stage,
+    scratch: &mut Scratch,
+) {
     stage.next_turn();
     for body in bodies {
         reader.route(packet.at(*body), scratch, |to, captures| stage.messages(to, captures));
@@ -261,10 +276,13 @@ impl Session {
             }
             if let Some((length, body)) = scanner.scan_within(&target.prefix, rest) {
                 if length as u64 + FRAME_BYTES > light_max {
-                    self.weigh_messages(body, &[body.token()], reader, local)?;
+                    self.weigh_messages(body, &[body.token()], reader, &mut local.scratch)?;
                 }
                 run.pause(&self.broker, &mut local.stage);
-                route(body, &[body.token()], reader, local);
+                match &target.caveats {
+                    None => route(body, &[body.token()], reader, &mut local.stage, &mut local.scratch),
+                    Some(caveats) => self.route_restricted(caveats, body, light_max, reader, local)?,
+                }
                 done += length;
             } else {
                 let length = match scanner.scan(rest).map_err(Failure::Scan)? {
@@ -276,12 +294,16 @@ impl Session {
                     return Ok((done, Found::Packet(length)));
                 }
                 let is_light = once_max(length) <= light_max;
+                if target.caveats.is_some() {
+                    // Several at once may grow: see `restrict` in `turn::decode`.
+                    return Ok((done, Found::Packet(length)));
+                }
                 if target.read_bodies(packet, &mut bodies)? {
                     if !is_light {
-                        self.weigh_messages(packet, &bodies, reader, local)?;
+                        self.weigh_messages(packet, &bodies, reader, &mut local.scratch)?;
                     }
                     run.pause(&self.broker, &mut local.stage);
-                    route(packet, &bodies, reader, local);
+                    route(packet, &bodies, reader, &mut local.stage, &mut local.scratch);
                 } else if !is_light || !self.apply_plain(packet, target, run, inbound, local)? {
                     return Ok((done, Found::Packet(length)));
                 }
@@ -298,6 +320,36 @@ impl Session {
         Ok((done, Found::Nothing))
     }
 
+    /// Routes what caveats let pass of a message.
+    #[inline]
+    fn route_restricted(
+        &self,
+        caveats: &Caveats,
+        body: View<'_>,
+        light_max: u64,
+        reader: &Reader<'_, Router>,
+        local: &mut Local,
+    ) -> Result<(), Failure> {
+        // There are no references in it to be attenuated.
+        let Local { stage, scratch, caveats: machine, .. } = local;
+        match caveats.apply(body, machine, &mut |_, _| None) {
+            Outcome::Dropped => return Ok(()),
+            Outcome::Unchanged => route(body, &[body.token()], reader, stage, scratch),
+            Outcome::Rewritten => {
+                let body = machine.view();
+                if body.span().len() as u64 + FRAME_BYTES > light_max {
+                    self.weigh_messages(body, &[body.token()], reader, scratch)?;
+                }
+                route(body, &[body.token()], reader, stage, scratch);
+                stage.forget_shared();
+            }
+        }
+        if machine.output().len() > REWRITTEN_KEPT_MAX {
+            machine.shrink();
+        }
+        Ok(())
+    }
+
     /// Whether a turn of messages may come to what it would.
     #[cold]
     fn weigh_messages(
@@ -305,14 +357,12 @@ impl Session {
         packet: View<'_>,
         bodies: &[u32],
         reader: &Reader<'_, Router>,
-        local: &mut Local,
+        scratch: &mut Scratch,
     ) -> Result<(), Failure> {
         let bytes: usize = bodies.iter().map(|body| packet.at(*body).span().len()).sum();
         let once = bytes as u64 + bodies.len() as u64 * FRAME_BYTES;
         let mut weight = Weight::new(once, self.broker.fan_out_max);
-        bodies
-            .iter()
-            .try_for_each(|body| weight.add(packet.at(*body), Kind::Message, reader, &mut local.scratch))
+        bodies.iter().try_for_each(|body| weight.add(packet.at(*body), Kind::Message, reader, scratch))
     }
 
     /// Any packet, in canonical form.
@@ -347,11 +397,9 @@ impl Session {
         let Some(oid) = oid.as_i64() else { return };
         let membrane = self.membrane();
         if let Some(cap) = membrane.exported(&Int::Small(oid))
-            && cap.caveats().is_none()
-            && let Entity::Dataspace(dataspace) = cap.entity()
+            && let Some(target) = MessageTarget::new(oid, cap, membrane.removals, self.config.packet)
         {
-            inbound.target =
-                MessageTarget::new(oid, dataspace.clone(), membrane.removals, self.config.packet);
+            inbound.target = Some(target);
         }
     }
 }
