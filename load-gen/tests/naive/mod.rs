@@ -1,5 +1,6 @@
 //! A broker small enough to be right: one lock, one thread for each session, everything linear. It can be told to
 //! misbehave.
+#![allow(dead_code)] // Each test program uses a part of it.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
