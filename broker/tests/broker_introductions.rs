@@ -14,6 +14,7 @@ use common::*;
 fn no_message_overtakes_the_assertion_that_introduces_its_capability() {
     const ROUNDS: u64 = 3000;
     let mut random = Random::new("introductions");
+    let seed = random.next();
     let (server, address) = start_default();
     let (_keeper, mut sayer, told) = introduced(address, &[50]);
     assert_eq!(told.body, "[#:[0, 2]]");
@@ -21,8 +22,9 @@ fn no_message_overtakes_the_assertion_that_introduces_its_capability() {
     owner.send(&format!("[{}]", observe(&record_pattern("ent", 1), 7, 2)));
     assert_eq!(owner.event().body, "[#:[0, 2]]");
     let mut watcher = Client::tcp(address).resolved();
-    let (key, say) = (record_pattern("key", 1), record_pattern("say", 2));
-    watcher.send(&format!("[{} {}]", observe(&key, 7, 2), observe(&say, 8, 3)));
+    let (key, say, plain) = (record_pattern("key", 1), record_pattern("say", 3), record_pattern("plain", 1));
+    let observes = [observe(&key, 7, 2), observe(&say, 8, 3), observe(&plain, 9, 4)];
+    watcher.send(&format!("[{}]", observes.concat()));
     watcher.sync();
 
     let is_over = AtomicBool::new(false);
@@ -50,26 +52,38 @@ fn no_message_overtakes_the_assertion_that_introduces_its_capability() {
             is_over.store(true, Ordering::Relaxed);
         });
         scope.spawn(|| {
-            let mut n = 0;
+            let (mut n, mut random) = (0, Random(seed));
             while !is_over.load(Ordering::Relaxed) {
-                let some: String = (0..20).map(|i| format!("[[1 <M <say {} #:[1 2]>>]]", n + i)).collect();
-                sayer.send(&some);
+                let some = (0..20).map(|i| {
+                    // Some are so large that outboxes share them.
+                    let pad = "x".repeat(if random.below(20) == 0 { 5000 } else { 3 });
+                    let say = format!("[1 <M <say {} #:[1 2] \"{pad}\">>]", n + i);
+                    // What stands around one that is dropped arrives.
+                    format!("[[1 <M <plain {}>>] {say} [1 <M <plain {}>>]]", 2 * (n + i), 2 * (n + i) + 1)
+                });
+                sayer.send(&some.collect::<String>());
                 n += 20;
                 sayer.sync();
             }
-            sayer.send("[[1 <M <say over 0>>]]");
+            sayer.send("[[1 <M <say over 0 0>>]]");
         });
         let mut known: HashMap<i64, String> = HashMap::new();
-        let (mut came, mut over) = (0, false);
+        let (mut came, mut plain, mut over) = (0, 0, false);
         while !over {
             for event in watcher.turn() {
                 match (event.oid, event.kind) {
                     (7, 'A') => _ = known.insert(event.handle, event.body),
                     (7, 'R') => _ = known.remove(&event.handle).expect("it was told"),
                     (8, 'M') if event.body.contains("over") => over = true,
+                    (9, 'M') => {
+                        assert_eq!(event.body, format!("[{plain}]"));
+                        plain += 1;
+                    }
                     (8, 'M') => {
-                        let reference = event.body.split_once(", ").unwrap().1;
-                        let is_known = known.values().any(|k| k.trim_start_matches('[') == reference);
+                        let (reference, pad) =
+                            event.body.split_once(", ").unwrap().1.split_once(", \"").unwrap();
+                        assert!([3 + 2, 5000 + 2].contains(&pad.len()));
+                        let is_known = known.values().any(|k| *k == format!("[{reference}]"));
                         assert!(is_known, "{} after {came}, known are {known:?}", event.body);
                         came += 1;
                     }
