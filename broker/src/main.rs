@@ -47,8 +47,11 @@ Environment:
                or debug, or a list as in tracing's EnvFilter. RUST_LOG is heeded where it is not set
   NO_COLOR     No colours, also on a terminal")]
 struct Serve {
-    /// Let everybody on this machine in, by the well-known reference
+    /// Let everybody in who can connect, by the well-known reference
     /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>. Required: there is no other way in yet.
+    ///
+    /// At a loopback address that is everybody on this machine; at a Unix socket whoever may write to its file, whose
+    /// mode the umask tells: with the usual one, 022, that is your own user, and root.
     #[arg(long, required = true)]
     dev: bool,
     /// Where to listen: tcp:ADDRESS:PORT with a loopback address, or unix:PATH. May be given more than once.
@@ -149,7 +152,7 @@ impl Serve {
         for address in config.listen.iter().filter(|a| matches!(a, Address::Unix(_))) {
             tracing::info!("open on {address}");
         }
-        tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
+        tracing::info!("whoever can connect may come in, by {WELL_KNOWN}");
         Ok(server)
     }
 }

@@ -6,6 +6,7 @@
 
 mod commit;
 mod fanout;
+mod introduce;
 mod replay;
 mod shed;
 #[cfg(all(test, not(broker_loom)))]
@@ -20,6 +21,7 @@ use staunch_protocols::packet;
 use staunch_protocols::wire::{Limits, Scanner, encode, tag};
 
 use self::fanout::FanOuts;
+use self::introduce::Notes;
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Router, Target};
@@ -87,6 +89,7 @@ pub(crate) struct Stage {
     /// What all observers of a message get.
     body: Vec<u8>,
     fan_outs: FanOuts,
+    notes: Notes,
 }
 
 impl Default for Stage {
@@ -115,6 +118,7 @@ impl Default for Stage {
             deliveries: 0,
             body: Vec::new(),
             fan_outs: FanOuts::default(),
+            notes: Notes::default(),
         }
     }
 }
@@ -292,13 +296,7 @@ impl Stage {
             _ => None,
         };
         let slot = self.slot(to);
-        if slot.turn != turn {
-            if slot.turn != 0 {
-                slot.buffer.push(tag::END);
-            }
-            slot.buffer.push(tag::SEQUENCE);
-            slot.turn = turn;
-        }
+        slot.open(turn);
         slot.buffer.extend_from_slice(to.head());
         slot.buffer.push(kind);
         // A shared body has been charged for, once for all who get it.
@@ -369,10 +367,10 @@ impl Stage {
             return self.event(to, b'M', Some(Body::Value(body)), None);
         }
         let mut wire = Vec::new();
-        if to.session().membrane().write_message(body, caps, &mut self.scanner, &mut wire) {
-            self.event(to, b'M', Some(Body::Value(&wire)), None);
-        } else {
-            self.transient_drops += 1;
+        let used = to.session().membrane().write_message(body, caps, &mut self.scanner, &mut wire);
+        match used {
+            Some(oids) => self.message_using(to, oids, &wire),
+            None => self.transient_drops += 1,
         }
     }
 
@@ -382,8 +380,11 @@ impl Stage {
             return self.event(to, b'A', Some(Body::Value(value)), Some(handle));
         }
         let mut wire = Vec::new();
-        to.session().membrane().write_assertion(value, caps, handle, &mut self.scanner, &mut wire);
+        let mut membrane = to.session().membrane();
+        let told = membrane.write_assertion(value, caps, handle, &mut self.scanner, &mut wire);
+        drop(membrane);
         self.event(to, b'A', Some(Body::Value(&wire)), Some(handle));
+        self.note_told(to, told);
     }
 
     /// Stages a retraction.
@@ -391,8 +392,10 @@ impl Stage {
         self.event(to, b'R', None, Some(handle));
         if has_caps {
             let mut membrane = to.session().membrane();
-            membrane.release_sent(handle);
+            let untold = membrane.release_sent(handle);
             to.session().note_removals(&membrane);
+            drop(membrane);
+            self.note_untold(to, untold);
         }
     }
 
@@ -470,16 +473,18 @@ impl Stage {
         account.charge(self.cost);
         (self.cost, self.shed_at) = (0, self.fan_out_max);
         let mut slots = std::mem::take(&mut self.slots);
-        for mut slot in slots.drain(..) {
-            self.by_number[slot.session.number() as usize] = 0;
-            if slot.turn != 0 {
-                slot.buffer.push(tag::END);
+        for slot in slots.drain(..) {
+            let Slot { session, mut segments, mut buffer, cost, turn, .. } = slot;
+            self.by_number[session.number() as usize] = 0;
+            if turn != 0 {
+                buffer.push(tag::END);
             }
-            let outbox = slot.session.outbox();
-            let appended =
-                outbox.append(&mut slot.segments, &mut slot.buffer, &account, slot.cost, &mut self.pool);
-            self.pool.put(slot.buffer);
-            self.note_appended(&slot.session, appended);
+            let membrane = self.settle(&session, &mut segments);
+            let outbox = session.outbox();
+            let appended = outbox.append(&mut segments, &mut buffer, &account, cost, &mut self.pool);
+            drop(membrane);
+            self.pool.put(buffer);
+            self.note_appended(&session, appended);
         }
         self.slots = slots;
         self.shared = None;

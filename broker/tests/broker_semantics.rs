@@ -53,6 +53,40 @@ fn capabilities_made_by_a_template_are_the_same_when_they_are_equal() {
     assert_eq!(client.sync().iter().map(|e| e.kind).collect::<String>(), "R");
 }
 
+/// What a dataspace asserts of itself, since it observes, subscribes nobody, whatever it looks like: that is an
+/// assertion like any other, which observers of Observe see. An equal one of a session's subscribes all the same; being
+/// equal they are one assertion, and so the subscription lasts until both are gone.
+#[test]
+fn an_observe_that_a_dataspace_asserts_subscribes_nobody() {
+    let (_server, address) = start_default();
+    let mut client = Client::tcp(address).resolved();
+    // The dataspace observes itself, and unwraps what it captures: so what is wanted, it asserts.
+    let unwrapped = "#:[1 1 <rewrite <arr [<bind <_>>]> <ref 0>>]";
+    client.send(&format!("[[1 <A <Observe {} {unwrapped}> 3>]]", record_pattern("want", 1)));
+    client.send(&format!("[{}]", observe(&record_pattern("Observe", 2), 7, 4)));
+    client.sync();
+    let observe_x = format!("<Observe {} #:[0 9]>", record_pattern("x", 1));
+    client.send(&format!("[[1 <A <want {observe_x}> 5>]]"));
+    let seen = client.event();
+    assert_eq!((seen.oid, seen.kind), (7, 'A'));
+    assert!(seen.body.contains("<rec x>") && seen.body.ends_with("#:[1, 9]]"), "{seen:?}");
+    client.send("[[1 <A <x 1> 6>] [1 <M <x 2>>]]");
+    assert_eq!(client.sync(), [], "it subscribes nobody");
+    client.send(&format!("[[1 <A {observe_x} 8>]]"));
+    let told: Vec<_> = client.sync().into_iter().map(|e| (e.oid, e.kind, e.body)).collect();
+    assert_eq!(told, [(9, 'A', "[1]".to_owned())], "the session's own does");
+    client.send("[[1 <R 8>] [1 <M <x 3>>]]");
+    let told: Vec<_> = client.sync().into_iter().map(|e| (e.oid, e.kind, e.body)).collect();
+    assert_eq!(told, [(9, 'M', "[3]".to_owned())], "the dataspace's is still there");
+    client.send("[[1 <R 5>]]");
+    let mut gone = client.turn();
+    gone.sort_by_key(|e| e.oid);
+    assert_eq!(gone.iter().map(|e| (e.oid, e.kind)).collect::<Vec<_>>(), [(7, 'R'), (9, 'R')]);
+    assert_eq!(gone[0].handle, seen.handle);
+    client.send("[[1 <M <x 4>>]]");
+    assert_eq!(client.sync(), []);
+}
+
 /// A turn that asserts and retracts very much does not keep the broker busy for long.
 #[test]
 fn a_turn_of_brief_assertions_costs_what_it_says() {

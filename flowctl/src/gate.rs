@@ -45,6 +45,7 @@
 //! woken and dropped after). A thread descheduled inside can thus delay one hand-over of one wake-up
 //! on one account; it can delay no charge at all, and no repayment that wakes nobody.
 
+use std::collections::HashSet;
 use std::task::{Poll, Waker};
 
 use crossbeam::utils::CachePadded;
@@ -106,28 +107,41 @@ impl Word {
     }
 }
 
+/// Up to so many wakers are compared one by one.
+const SCAN_MAX: usize = 16;
+
 /// The tasks that wait. One of them, the usual case, needs no allocation.
 #[derive(Default)]
 struct Waiters {
     first: Option<Waker>,
     more: Vec<Waker>,
+    /// Names of those in `more`, once they are more than [`SCAN_MAX`].
+    names: Option<HashSet<(usize, usize)>>,
 }
 
 impl Waiters {
     /// Adds `waker`, unless a waker of the same task is there: then gives it back, to be dropped
-    /// outside the lock. *Cost*: the number of tasks waiting.
+    /// outside the lock. *Cost*: constant, but for what growing the lists costs.
     fn add(&mut self, waker: Waker) -> Option<Waker> {
-        match &self.first {
-            None => {
-                self.first = Some(waker);
-                None
-            }
-            Some(first) if first.will_wake(&waker) => Some(waker),
-            Some(_) if self.more.iter().any(|other| other.will_wake(&waker)) => Some(waker),
-            Some(_) => {
-                self.more.push(waker);
-                None
-            }
+        let Some(first) = &self.first else {
+            self.first = Some(waker);
+            return None;
+        };
+        if first.will_wake(&waker) || self.has_more(&waker) {
+            return Some(waker);
+        }
+        self.more.push(waker);
+        if self.names.is_none() && self.more.len() > SCAN_MAX {
+            self.names = Some(self.more.iter().map(name).collect());
+        }
+        None
+    }
+
+    /// Whether a waker of the same task is in `more`; one that is not is noted as being about to be.
+    fn has_more(&mut self, waker: &Waker) -> bool {
+        match &mut self.names {
+            Some(names) => !names.insert(name(waker)),
+            None => self.more.iter().any(|other| other.will_wake(waker)),
         }
     }
 
@@ -138,6 +152,12 @@ impl Waiters {
     fn wake(self) {
         self.first.into_iter().chain(self.more).for_each(Waker::wake);
     }
+}
+
+/// What two wakers of the same task have in common, as [`Waker::will_wake`] has it. It names nobody else for as long
+/// as one of them is kept.
+fn name(waker: &Waker) -> (usize, usize) {
+    (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
 }
 
 /// A debt, its limits, and the tasks that wait for it to fall.

@@ -377,3 +377,39 @@ fn runs_survive_extreme_costs() {
     drop(runs);
     assert_eq!(ledger.audit(0), Ok(()));
 }
+
+/// What one more task that waits costs does not grow with how many wait already; each is woken once.
+#[test]
+fn many_may_wait() {
+    const CHUNK: usize = 500;
+    const CHUNKS: usize = 40;
+    let (_ledger, _principal, account) = world(Limits::new(10));
+    account.charge(11);
+    let tasks: Vec<_> = (0..CHUNK * CHUNKS).map(|_| counter()).collect();
+    let times: Vec<_> = tasks
+        .chunks(CHUNK)
+        .map(|some| {
+            let start = std::time::Instant::now();
+            for (_, waker) in some {
+                assert_eq!(account.poll_clear_funds(waker), Poll::Pending);
+                assert_eq!(account.poll_clear_funds(waker), Poll::Pending, "asks twice");
+            }
+            start.elapsed()
+        })
+        .collect();
+    // The quickest of several, so that a pause of the machine's does not count.
+    let (first, last) = (times[1..9].iter().min().unwrap(), times[CHUNKS - 8..].iter().min().unwrap());
+    println!("{CHUNK} more: {first:?} at first, {last:?} among {}", CHUNK * CHUNKS);
+    assert!(*last < *first * 6, "{CHUNK} more took {first:?} at first, then {last:?}");
+    account.repay(11);
+    assert!(tasks.iter().all(|(count, _)| woken(count) == 1));
+    // The next wait begins from nothing.
+    account.charge(11);
+    for (count, waker) in &tasks[..100] {
+        assert_eq!(account.poll_clear_funds(waker), Poll::Pending);
+        assert_eq!(woken(count), 1);
+    }
+    account.repay(11);
+    assert!(tasks[..100].iter().all(|(count, _)| woken(count) == 2));
+    assert!(tasks[100..].iter().all(|(count, _)| woken(count) == 1));
+}

@@ -337,7 +337,8 @@ impl<D: Domain> Writer<'_, D> {
             });
             match (&*action, observe) {
                 (_, Some((prepared, endpoint))) => match placed.last() {
-                    Some(stored) if is_edge => {
+                    // Not only where the value is new: it may be there without having subscribed anybody.
+                    Some(stored) if !self.state.subscriptions.contains_key(&stored.address()) => {
                         self.subscribe(stored.address(), prepared, endpoint, scratch, sink)
                     }
                     _ => self.cancel(prepared),

@@ -1,7 +1,9 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::fmt::Display;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -47,12 +49,14 @@ enum ProtocolName {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The broker's TCP address
+    /// The broker's TCP address, with or without tcp: before it
     #[arg(long, global = true, value_name = "ADDR", conflicts_with = "unix", help_heading = "Broker")]
-    tcp: Option<SocketAddr>,
-    /// The broker's Unix socket
+    #[arg(value_parser = |text: &str| address("tcp:", text))]
+    tcp: Option<Address>,
+    /// The broker's Unix socket, with or without unix: before it
     #[arg(long, global = true, value_name = "PATH", help_heading = "Broker")]
-    unix: Option<PathBuf>,
+    #[arg(value_parser = |text: &str| address("unix:", text))]
+    unix: Option<Address>,
     /// What the server speaks
     #[arg(long, global = true, value_enum, default_value = "syndicate", help_heading = "Broker")]
     protocol: ProtocolName,
@@ -65,29 +69,36 @@ struct Common {
 
     /// Seconds of sending per repetition
     #[arg(long, global = true, default_value = "5", value_name = "SECONDS", help_heading = "Amount")]
-    duration: f64,
+    #[arg(value_parser = positive_seconds)]
+    duration: Duration,
     /// Send this many messages per producer instead
-    #[arg(long, global = true, value_name = "N", help_heading = "Amount")]
-    messages: Option<u64>,
+    #[arg(long, global = true, value_name = "N", help_heading = "Amount", value_parser = positive::<NonZeroU64>)]
+    messages: Option<NonZeroU64>,
     /// Seconds of sending before measuring begins
     #[arg(long, global = true, default_value = "0.5", value_name = "SECONDS", help_heading = "Amount")]
-    warmup: f64,
+    #[arg(value_parser = seconds)]
+    warmup: Duration,
     /// Repetitions, each on fresh sessions; figures are medians
     #[arg(long, global = true, default_value = "1", value_name = "N", help_heading = "Amount")]
-    repeat: usize,
-    /// Give up when nothing has moved for this many seconds; what is missing then counts as lost
+    #[arg(value_parser = positive::<NonZeroUsize>)]
+    repeat: NonZeroUsize,
+    /// Give up when nothing has moved for this many seconds; what is missing then counts as lost. Also the
+    /// longest wait for a connection and its first answer
     #[arg(long, global = true, default_value = "10", value_name = "SECONDS", help_heading = "Amount")]
-    patience: f64,
+    #[arg(value_parser = positive_seconds)]
+    patience: Duration,
 
     /// Bytes of payload, at least 16 [default: 64; for stall 1000000]
     #[arg(long, global = true, value_name = "BYTES", help_heading = "Messages")]
     payload: Option<usize>,
     /// Events in each Turn packet
     #[arg(long, global = true, default_value = "1", value_name = "N", help_heading = "Messages")]
-    events_per_packet: usize,
+    #[arg(value_parser = positive::<NonZeroUsize>)]
+    events_per_packet: NonZeroUsize,
     /// Bytes per write, in whole packets
     #[arg(long, global = true, default_value = "16384", value_name = "BYTES", help_heading = "Messages")]
-    write_bytes: usize,
+    #[arg(value_parser = positive::<NonZeroUsize>)]
+    write_bytes: NonZeroUsize,
     /// Observe `{0: <bind <_>> 1: <bind <_>>}`: every consumer takes every producer's messages
     #[arg(long, global = true, help_heading = "Messages")]
     capture_both: bool,
@@ -97,7 +108,8 @@ struct Common {
 
     /// Threads to spread sessions over
     #[arg(long, global = true, default_value = "1", value_name = "N", help_heading = "Output and load")]
-    threads: usize,
+    #[arg(value_parser = positive::<NonZeroUsize>)]
+    threads: NonZeroUsize,
     /// Write all figures of all repetitions to this file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Output and load")]
     json: Option<PathBuf>,
@@ -113,14 +125,14 @@ enum Scenario {
     /// One producer, N consumers that all get everything
     FanOut {
         /// Number of consumers
-        #[arg(long, default_value = "10")]
-        consumers: usize,
+        #[arg(long, default_value = "10", value_parser = positive::<NonZeroUsize>)]
+        consumers: NonZeroUsize,
     },
     /// N producers, each with a consumer of its own
     Pairs {
         /// Number of pairs
-        #[arg(long, default_value = "2")]
-        pairs: usize,
+        #[arg(long, default_value = "2", value_parser = positive::<NonZeroUsize>)]
+        pairs: NonZeroUsize,
     },
     /// Round trips between two sessions, one message in flight: latency
     PingPong {
@@ -138,11 +150,11 @@ enum Scenario {
     /// 1->1 among observers of other literals, compared with 1->1 alone
     Observers {
         /// Number of other observers
-        #[arg(long, default_value = "100000")]
-        count: usize,
+        #[arg(long, default_value = "100000", value_parser = positive::<NonZeroUsize>)]
+        count: NonZeroUsize,
         /// Sessions that they are spread over
-        #[arg(long, default_value = "1000")]
-        connections: usize,
+        #[arg(long, default_value = "1000", value_parser = positive::<NonZeroUsize>)]
+        connections: NonZeroUsize,
     },
     /// 1->1 among patterns with other constant positions for the same label; one point per count
     ///
@@ -151,10 +163,11 @@ enum Scenario {
     Skeletons {
         /// Numbers of skeletons, ascending, at most 16383
         #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000,10000")]
-        counts: Vec<usize>,
+        #[arg(value_parser = positive::<NonZeroUsize>)]
+        counts: Vec<NonZeroUsize>,
         /// Sessions that they are spread over
-        #[arg(long, default_value = "1")]
-        connections: usize,
+        #[arg(long, default_value = "1", value_parser = positive::<NonZeroUsize>)]
+        connections: NonZeroUsize,
         /// Let the first constant be the producer's name, so that each pattern nearly matches
         #[arg(long)]
         same_name: bool,
@@ -164,8 +177,8 @@ enum Scenario {
     /// Memory is told as growth, so use a freshly started broker for it, and no repetitions.
     Held {
         /// Number of assertions
-        #[arg(long, default_value = "1000000")]
-        count: u64,
+        #[arg(long, default_value = "1000000", value_parser = positive::<NonZeroU64>)]
+        count: NonZeroU64,
         /// Bytes of each when encoded
         #[arg(long, default_value = "60")]
         value_bytes: usize,
@@ -176,8 +189,8 @@ enum Scenario {
     /// Connections that do nothing: memory per connection, connected only and with the reference resolved
     Idle {
         /// Number of connections
-        #[arg(long, default_value = "10000")]
-        count: usize,
+        #[arg(long, default_value = "10000", value_parser = positive::<NonZeroUsize>)]
+        count: NonZeroUsize,
     },
     /// Consumers that stop reading: memory, throttling, and whether everything is there when they go on
     ///
@@ -185,8 +198,8 @@ enum Scenario {
     /// --messages limits what is sent to them. A pair of bystanders goes on meanwhile, with 64 B.
     Stall {
         /// Number of stalled consumers
-        #[arg(long, default_value = "1000")]
-        observers: usize,
+        #[arg(long, default_value = "1000", value_parser = positive::<NonZeroUsize>)]
+        observers: NonZeroUsize,
         /// No bystanders
         #[arg(long)]
         alone: bool,
@@ -194,8 +207,8 @@ enum Scenario {
     /// An observer of many assertions that stops reading: memory beyond the store
     StallAssertions {
         /// Number of assertions
-        #[arg(long, default_value = "1000000")]
-        count: u64,
+        #[arg(long, default_value = "1000000", value_parser = positive::<NonZeroU64>)]
+        count: NonZeroU64,
         /// Bytes of each when encoded
         #[arg(long, default_value = "60")]
         value_bytes: usize,
@@ -208,15 +221,16 @@ enum Scenario {
     /// A fixed rate; latency counts from the instant each message was meant to be sent
     OpenLoop {
         /// Messages per second
-        #[arg(long, default_value = "100000")]
-        rate: u64,
+        #[arg(long, default_value = "100000", value_parser = positive::<NonZeroU64>)]
+        rate: NonZeroU64,
         /// Number of consumers that all get everything
-        #[arg(long, default_value = "1")]
-        consumers: usize,
+        #[arg(long, default_value = "1", value_parser = positive::<NonZeroUsize>)]
+        consumers: NonZeroUsize,
     },
     /// Puts reports side by side: a Markdown table of medians, and of ratios of the first broker to the others
     Compare {
         /// What --json wrote, in files named GATE.BROKER.N.json
+        #[arg(required = true)]
         files: Vec<PathBuf>,
     },
 }
@@ -229,8 +243,16 @@ impl Cli {
         }
         let settings = self.settings()?;
         let mut samples: Vec<Sample> = vec![];
-        for _ in 0..self.common.repeat.max(1) {
-            samples.extend(self.scenario.run(&settings, seconds(self.common.duration)?)?);
+        for _ in 0..self.common.repeat.get() {
+            samples.extend(self.scenario.run(&settings, self.common.duration)?);
+        }
+        if !matches!(self.scenario, Scenario::Idle { .. })
+            && let Some(idle) = samples.iter().find(|s| s.messages == 0)
+        {
+            return Err(Error::Usage(format!(
+                "nothing was sent for {}: --duration is too short",
+                idle.point
+            )));
         }
         let command = std::env::args().collect();
         let report = Report::new(self.scenario.name(), settings.address.to_string(), command, &samples);
@@ -243,13 +265,9 @@ impl Cli {
 
     fn settings(&self) -> Result<Settings, Error> {
         let c = &self.common;
-        let address = match (&c.tcp, &c.unix) {
-            (Some(addr), _) => Address::Tcp(*addr),
-            (None, Some(path)) => Address::Unix(path.clone()),
-            (None, None) => {
-                return Err(Error::Usage("give the broker's address with --tcp or --unix".into()));
-            }
-        };
+        let address = c.tcp.as_ref().or(c.unix.as_ref()).cloned();
+        let address =
+            address.ok_or_else(|| Error::Usage("give the broker's address with --tcp or --unix".into()))?;
         let usual = if matches!(self.scenario, Scenario::Stall { .. }) { 1_000_000 } else { 64 };
         let payload_bytes = c.payload.unwrap_or(usual);
         if payload_bytes < HEAD_BYTES {
@@ -264,17 +282,17 @@ impl Cli {
             },
             broker_pid: c.broker_pid,
             amount: match c.messages {
-                Some(n) => Amount::Messages(n),
-                None => Amount::Time(seconds(c.duration)?),
+                Some(n) => Amount::Messages(n.get()),
+                None => Amount::Time(c.duration),
             },
-            warmup: seconds(c.warmup)?,
-            patience: seconds(c.patience)?,
+            warmup: c.warmup,
+            patience: c.patience,
             payload_bytes,
-            events_per_packet: c.events_per_packet.max(1),
-            write_bytes: c.write_bytes,
+            events_per_packet: c.events_per_packet.get(),
+            write_bytes: c.write_bytes.get(),
             captures_both: c.capture_both,
             checks_bodies: c.check_bodies,
-            threads: c.threads,
+            threads: c.threads.get(),
             is_spinning: matches!(self.scenario, Scenario::PingPong { spin: true }),
             barrier: c.settle_ms.map_or(Barrier::Sync, |ms| Barrier::Pause(Duration::from_millis(ms))),
             screen: Screen::new(c.progress),
@@ -282,8 +300,30 @@ impl Cli {
     }
 }
 
-fn seconds(s: f64) -> Result<Duration, Error> {
-    Duration::try_from_secs_f64(s).map_err(|e| Error::Usage(e.to_string()))
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "not a number of seconds".to_owned())
+}
+
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("must be more than 0".into()),
+        other => Ok(other),
+    }
+}
+
+/// A number from 1 on.
+fn positive<N: FromStr<Err: Display>>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|e: N::Err| e.to_string())
+}
+
+/// An address whose kind an option tells; it may be told again.
+fn address(kind: &str, text: &str) -> Result<Address, String> {
+    let other = if kind == "tcp:" { "unix:" } else { "tcp:" };
+    if text.starts_with(other) {
+        return Err(format!("for {other} there is another option"));
+    }
+    if text.starts_with(kind) { text.parse() } else { format!("{kind}{text}").parse() }
 }
 
 impl Scenario {
@@ -307,31 +347,46 @@ impl Scenario {
     }
 
     fn run(&self, settings: &Settings, stall: Duration) -> Result<Vec<Sample>, Error> {
+        match (settings.protocol, self) {
+            (Protocol::Relay, Scenario::FanOut { .. } | Scenario::Pairs { .. }) => {
+                return Err(Error::Usage(format!("{} is not there for a bare relay", self.name())));
+            }
+            (Protocol::Relay, Scenario::OpenLoop { consumers, .. }) if consumers.get() > 1 => {
+                return Err(Error::Usage("a bare relay has one consumer".into()));
+            }
+            (Protocol::Relay, Scenario::OneToOne | Scenario::OpenLoop { .. } | Scenario::PingPong { .. }) => {
+                scenario::require_relay(settings)?;
+            }
+            _ => {}
+        }
         match self {
             Scenario::OneToOne => scenario::one_to_one(settings),
-            Scenario::FanOut { consumers } => scenario::fan_out(settings, *consumers),
-            Scenario::Pairs { pairs } => scenario::pairs(settings, *pairs),
+            Scenario::FanOut { consumers } => scenario::fan_out(settings, consumers.get()),
+            Scenario::Pairs { pairs } => scenario::pairs(settings, pairs.get()),
             Scenario::PingPong { .. } => scenario::ping_pong::run(settings),
             Scenario::Churn { live } => scenario::churn::run(settings, *live),
             Scenario::Observers { count, connections } => {
-                scenario::crowd::observers(settings, *count, *connections)
+                scenario::crowd::observers(settings, count.get(), connections.get())
             }
             Scenario::Skeletons { counts, connections, same_name } => {
-                scenario::crowd::skeletons(settings, counts, *connections, *same_name)
+                let counts: Vec<usize> = counts.iter().map(|n| n.get()).collect();
+                scenario::crowd::skeletons(settings, &counts, connections.get(), *same_name)
             }
             Scenario::Held { count, value_bytes, observed } => {
-                scenario::crowd::held_by_one(settings, *count, *value_bytes, *observed)
+                scenario::crowd::held_by_one(settings, count.get(), *value_bytes, *observed)
             }
-            Scenario::Idle { count } => scenario::idle::run(settings, *count),
+            Scenario::Idle { count } => scenario::idle::run(settings, count.get()),
             Scenario::Stall { observers, alone } => {
-                scenario::stall::messages(settings, *observers, stall, !alone)
+                scenario::stall::messages(settings, observers.get(), stall, !alone)
             }
             Scenario::StallAssertions { count, value_bytes, early } => {
-                scenario::stall::assertions(settings, *count, *value_bytes, stall, *early)
+                scenario::stall::assertions(settings, count.get(), *value_bytes, stall, *early)
             }
             Scenario::RelayFloor => scenario::relay_floor(settings),
             Scenario::Compare { .. } => Ok(vec![]),
-            Scenario::OpenLoop { rate, consumers } => scenario::open_loop(settings, *rate, *consumers),
+            Scenario::OpenLoop { rate, consumers } => {
+                scenario::open_loop(settings, rate.get(), consumers.get())
+            }
         }
     }
 }

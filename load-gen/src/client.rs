@@ -8,10 +8,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_timeout};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::wire::TRUE;
@@ -20,11 +21,24 @@ use crate::wire::encode::{self, Pattern};
 use crate::wire::stream::{Decoder, Handler};
 use crate::wire::{EMBEDDED, SEQUENCE};
 
+/// What is asked for.
+const WELL_KNOWN: &str = r##"<ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>"##;
+
 /// The oid under which a client exports what answers to `resolve` and Sync go to.
 pub const ANSWER_OID: u64 = 0;
 
-/// Longest wait for one answer during set-up.
+/// Longest wait for one answer during set-up, once the broker has shown that it answers at all: it may be busy
+/// with a great deal that it was sent before.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Whom to ask, and how long to wait for a sign of life.
+#[derive(Clone, Copy, Debug)]
+pub struct Contact<'a> {
+    /// Where it listens.
+    pub address: &'a Address,
+    /// Longest wait for a connection, and for the first answer.
+    pub patience: Duration,
+}
 
 /// Where a broker listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +54,23 @@ impl fmt::Display for Address {
         match self {
             Address::Tcp(addr) => write!(f, "tcp:{addr}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// `tcp:ADDRESS:PORT` or `unix:PATH`, as `staunch serve --listen` takes it.
+    fn from_str(text: &str) -> Result<Address, String> {
+        if let Some(address) = text.strip_prefix("tcp:") {
+            let address = address.parse();
+            return address.map(Address::Tcp).map_err(|e| format!("{e}: ADDRESS:PORT is wanted, of numbers"));
+        }
+        match text.strip_prefix("unix:") {
+            Some("") => Err("the path is missing".into()),
+            Some(path) => Ok(Address::Unix(path.into())),
+            None => Err("neither tcp:ADDRESS:PORT nor unix:PATH".into()),
         }
     }
 }
@@ -67,6 +98,8 @@ pub enum Error {
     Refused(String),
     /// The broker closed the session.
     Closed,
+    /// The other side said nothing for so long.
+    Silent(Duration),
     /// The scenario cannot be run like this, and why.
     Usage(String),
 }
@@ -79,6 +112,7 @@ impl fmt::Display for Error {
             Error::PeerFailed(text) => write!(f, "the broker reported an error: {text}"),
             Error::Refused(answer) => write!(f, "the broker refused the reference: {answer}"),
             Error::Closed => write!(f, "the broker closed the session"),
+            Error::Silent(time) => write!(f, "the broker did not answer within {} s", time.as_secs_f64()),
             Error::Usage(why) => write!(f, "{why}"),
         }
     }
@@ -99,10 +133,12 @@ pub(crate) fn doing<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> Error {
 }
 
 /// Connects a blocking stream socket, without delaying small writes.
-pub fn connect(address: &Address) -> Result<OwnedFd, Error> {
+pub fn connect(contact: Contact<'_>) -> Result<OwnedFd, Error> {
+    let Contact { address, patience } = contact;
     let fd: OwnedFd = match address {
         Address::Tcp(addr) => {
-            let stream = TcpStream::connect(addr).map_err(doing(&format!("connecting to {address}")))?;
+            let stream = TcpStream::connect_timeout(addr, patience);
+            let stream = stream.map_err(doing(&format!("connecting to {address}")))?;
             stream.set_nodelay(true).map_err(doing("TCP_NODELAY"))?;
             stream.into()
         }
@@ -110,8 +146,19 @@ pub fn connect(address: &Address) -> Result<OwnedFd, Error> {
             UnixStream::connect(path).map_err(doing(&format!("connecting to {address}")))?.into()
         }
     };
-    set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_TIMEOUT)).map_err(doing("SO_RCVTIMEO"))?;
+    set_patience(&fd, patience)?;
+    set_socket_timeout(&fd, Timeout::Send, Some(ANSWER_TIMEOUT)).map_err(doing("SO_SNDTIMEO"))?;
     Ok(fd)
+}
+
+/// How long [`receive`] waits on a blocking socket.
+pub fn set_patience(fd: &OwnedFd, patience: Duration) -> Result<(), Error> {
+    set_socket_timeout(fd, Timeout::Recv, Some(patience)).map_err(doing("SO_RCVTIMEO"))
+}
+
+/// How long [`receive`] waits.
+fn patience(fd: &OwnedFd) -> Duration {
+    socket_timeout(fd, Timeout::Recv).ok().flatten().unwrap_or_default()
 }
 
 /// Writes all of `bytes` to a blocking socket.
@@ -120,7 +167,10 @@ pub fn send_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Error> {
         match rustix::net::send(fd, bytes, SendFlags::NOSIGNAL) {
             Ok(n) => bytes = &bytes[n..],
             Err(Errno::INTR) => {}
-            Err(e) => return Err(doing("writing to the broker")(e)),
+            Err(Errno::AGAIN) => {
+                return Err(Error::Usage("the broker took nothing that it was sent for a minute".into()));
+            }
+            Err(e) => return Err(lost("writing to the broker", e)),
         }
     }
     Ok(())
@@ -133,21 +183,31 @@ pub fn receive(fd: &OwnedFd, buf: &mut [u8]) -> Result<usize, Error> {
             Ok((_, 0)) => return Err(Error::Closed),
             Ok((_, n)) => return Ok(n),
             Err(Errno::INTR) => {}
-            Err(e) => return Err(doing("reading from the broker")(e)),
+            Err(Errno::AGAIN) => return Err(Error::Silent(patience(fd))),
+            Err(e) => return Err(lost("reading from the broker", e)),
         }
+    }
+}
+
+/// What an error of a connected socket says: mostly that the broker has gone.
+pub(crate) fn lost(what: &str, e: Errno) -> Error {
+    match e {
+        Errno::PIPE | Errno::CONNRESET => Error::Closed,
+        e => doing(what)(e),
     }
 }
 
 /// The same, but asks again and again instead of sleeping.
 pub fn poll(fd: &OwnedFd, buf: &mut [u8]) -> Result<usize, Error> {
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), patience(fd));
     loop {
         match rustix::net::recv(fd, &mut *buf, RecvFlags::DONTWAIT) {
             Ok((_, 0)) => return Err(Error::Closed),
             Ok((_, n)) => return Ok(n),
-            Err(Errno::AGAIN) if start.elapsed() < ANSWER_TIMEOUT => std::hint::spin_loop(),
+            Err(Errno::AGAIN) if start.elapsed() < patience => std::hint::spin_loop(),
+            Err(Errno::AGAIN) => return Err(Error::Silent(patience)),
             Err(Errno::INTR) => {}
-            Err(e) => return Err(doing("reading from the broker")(e)),
+            Err(e) => return Err(lost("reading from the broker", e)),
         }
     }
 }
@@ -165,14 +225,14 @@ pub struct Client {
 
 impl Client {
     /// Connects and says nothing.
-    pub fn connect(address: &Address, barrier: Barrier) -> Result<Client, Error> {
-        let fd = connect(address)?;
+    pub fn connect(contact: Contact<'_>, barrier: Barrier) -> Result<Client, Error> {
+        let fd = connect(contact)?;
         Ok(Client { fd, decoder: Decoder::default(), kept: vec![], dataspace: 0, next_handle: 1, barrier })
     }
 
     /// Connects and resolves the well-known reference to its dataspace. One round trip.
-    pub fn open(address: &Address, barrier: Barrier) -> Result<Client, Error> {
-        let mut client = Client::connect(address, barrier)?;
+    pub fn open(contact: Contact<'_>, barrier: Barrier) -> Result<Client, Error> {
+        let mut client = Client::connect(contact, barrier)?;
         client.resolve()?;
         Ok(client)
     }
@@ -191,7 +251,16 @@ impl Client {
                 answer = Some(value.to_vec());
             }
             answer.is_some()
+        })
+        .map_err(|e| match e {
+            Error::Silent(time) => Error::Refused(format!(
+                "no answer within {} s: it does not know {WELL_KNOWN}, or does not speak Syndicate",
+                time.as_secs_f64()
+            )),
+            Error::Malformed(what) => Error::Refused(format!("it does not speak Syndicate, and sent {what}")),
+            e => e,
         })?;
+        set_patience(&self.fd, ANSWER_TIMEOUT.max(patience(&self.fd)))?;
         let answer = answer.expect("wait returns only then");
         self.dataspace = resolved(&answer).ok_or_else(|| Error::Refused(describe(&answer)))?;
         Ok(())
@@ -312,9 +381,11 @@ fn resolved(answer: &[u8]) -> Option<u64> {
     mine.then_some(unsigned(parts.get(1)?, 0).ok()??.0)
 }
 
-/// A readable rendering of an unexpected value.
+/// A readable rendering of an unexpected value: its words.
 fn describe(value: &[u8]) -> String {
-    value.iter().map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect()
+    let text: String =
+        value.iter().map(|b| if matches!(b, b' '..=b'~') { *b as char } else { '\0' }).collect();
+    text.split('\0').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -333,5 +404,16 @@ mod tests {
         assert_eq!(answer("rejected", 1), None);
         assert_eq!(resolved(b"\xb4\xb3\x02ok\x81\x84"), None);
         assert_eq!(resolved(b"\x81"), None);
+        assert_eq!(describe(b"\xb4\xb3\x08rejected\xb1\x06not me\x84"), "rejected not me");
+    }
+
+    #[test]
+    fn addresses_are_read_as_they_are_shown() {
+        for text in ["tcp:127.0.0.1:9001", "tcp:[::1]:9001", "unix:/run/s", "unix:s"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in ["", "tcp:", "tcp:9001", "unix:", "/run/s", "127.0.0.1:9001"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
     }
 }

@@ -55,7 +55,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Reads reports. Rows and columns are in the order in which they first occur.
+    /// Reads reports, each of which must have figures. Rows and columns are in the order in which they first occur.
     pub fn read(files: &[PathBuf]) -> Result<Comparison, Error> {
         let mut comparison = Comparison::default();
         for file in files {
@@ -64,9 +64,18 @@ impl Comparison {
                 std::fs::read_to_string(file).map_err(doing(&format!("reading {}", file.display())))?;
             let report = serde_json::from_str(&text)
                 .map_err(|e| Error::Usage(format!("{} is not a report: {e}", file.display())))?;
+            let before = comparison.figures();
             comparison.add(&gate, &broker, &report);
+            if comparison.figures() == before {
+                return Err(Error::Usage(format!("{} has no figures", file.display())));
+            }
         }
         Ok(comparison)
+    }
+
+    /// How many values there are.
+    fn figures(&self) -> usize {
+        self.rows.iter().flat_map(|row| &row.values).map(Vec::len).sum()
     }
 
     fn add(&mut self, gate: &str, broker: &str, report: &Value) {

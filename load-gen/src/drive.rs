@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::check::Faults;
-use crate::client::{Error, doing};
+use crate::client::{Error, doing, lost};
 use crate::payload::now_ns;
 use crate::screen::Screen;
 use crate::sink::{Intake, Sink};
@@ -228,6 +228,10 @@ impl Drive {
             {
                 has_moved |= self.read(i)?;
             }
+            // Nobody reads it now, so nobody else would notice.
+            if flags.intersects(EventFlags::HUP | EventFlags::ERR) && !self.ports[i].is_reading {
+                return Err(Error::Closed);
+            }
             if flags.contains(EventFlags::OUT) && self.ports[i].is_writing {
                 has_moved |= self.write(i)?;
             }
@@ -260,7 +264,7 @@ impl Drive {
             Ok((_, 0)) => return Err(Error::Closed),
             Ok((_, n)) => n,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            Err(e) => return Err(doing("reading from the broker")(e)),
+            Err(e) => return Err(lost("reading from the broker", e)),
         };
         port.traffic.read_bytes += n as u64;
         self.intake.now_ns = now_ns();
@@ -297,8 +301,7 @@ impl Drive {
                     }
                 }
                 Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(Error::Closed),
-                Err(e) => return Err(doing("writing to the broker")(e)),
+                Err(e) => return Err(lost("writing to the broker", e)),
             }
         }
         Ok(has_moved)

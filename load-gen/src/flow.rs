@@ -281,7 +281,7 @@ pub fn open_consumer(s: &Settings, plan: &Plan, follows: &[usize]) -> Result<Por
     let by_literal = || Subscriptions::by_literal(follows.to_vec(), s.payload_bytes, scrutiny);
     match s.protocol {
         Protocol::Syndicate => {
-            let mut client = Client::open(&s.address, s.barrier)?;
+            let mut client = Client::open(s.contact(), s.barrier)?;
             let subscriptions = if s.captures_both {
                 let both = vec![(0, Pattern::Bind), (1, Pattern::Bind)];
                 client.observe(&Pattern::Rec("Says", both), OBSERVER_OID)?;
@@ -298,10 +298,10 @@ pub fn open_consumer(s: &Settings, plan: &Plan, follows: &[usize]) -> Result<Por
         }
         Protocol::Nats => {
             let subjects: Vec<String> = follows.iter().map(|n| plan.names.of(*n)).collect();
-            nats::open_consumer(&s.address, &subjects, by_literal())
+            nats::open_consumer(s.contact(), &subjects, by_literal())
         }
         Protocol::Relay => {
-            let fd = crate::client::connect(&s.address)?;
+            let fd = crate::client::connect(s.contact())?;
             Ok(Port::new(fd, vec![], None, Box::new(Observers::new(Decoder::default(), by_literal()))))
         }
     }
@@ -320,14 +320,14 @@ pub fn open_producer(s: &Settings, plan: &Plan, number: usize, control: Arc<Cont
     };
     match s.protocol {
         Protocol::Syndicate => {
-            let client = Client::open(&s.address, s.barrier)?;
+            let client = Client::open(s.contact(), s.barrier)?;
             let source = source(Template::says(client.dataspace(), &shape));
             let (fd, decoder, kept) = client.into_parts();
             Ok(Port::new(fd, kept, Some(source), Box::new(Observers::new(decoder, nothing))))
         }
-        Protocol::Nats => nats::open_producer(&s.address, source(nats::template(&shape)), nothing),
+        Protocol::Nats => nats::open_producer(s.contact(), source(nats::template(&shape)), nothing),
         Protocol::Relay => {
-            let fd = crate::client::connect(&s.address)?;
+            let fd = crate::client::connect(s.contact())?;
             // Sent to the oid of the consumer's first observer, as a broker would address it.
             let source = source(Template::says(OBSERVER_OID, &shape));
             Ok(Port::new(fd, vec![], Some(source), Box::new(Observers::new(Decoder::default(), nothing))))

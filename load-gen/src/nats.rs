@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::client::{Address, Error, connect, receive, send_all};
+use crate::client::{Contact, Error, connect, receive, send_all};
 use crate::drive::Port;
 use crate::payload::{HEAD_BYTES, blank};
 use crate::sink::{Intake, OBSERVER_OID, Sink, Subscriptions};
@@ -26,11 +26,11 @@ pub fn template(shape: &Shape) -> Template {
 
 /// Connects and subscribes to `subjects`.
 pub fn open_consumer(
-    address: &Address,
+    contact: Contact<'_>,
     subjects: &[String],
     subscriptions: Subscriptions,
 ) -> Result<Port, Error> {
-    let (fd, mut kept) = open(address)?;
+    let (fd, mut kept) = open(contact)?;
     let mut commands = String::new();
     for (i, subject) in subjects.iter().enumerate() {
         let sid = OBSERVER_OID + i as u64;
@@ -44,18 +44,23 @@ pub fn open_consumer(
 
 /// Connects a producer.
 pub fn open_producer(
-    address: &Address,
+    contact: Contact<'_>,
     source: Box<dyn Source>,
     subscriptions: Subscriptions,
 ) -> Result<Port, Error> {
-    let (fd, kept) = open(address)?;
+    let (fd, kept) = open(contact)?;
     Ok(Port::new(fd, kept, Some(source), Box::new(Messages::new(subscriptions))))
 }
 
-fn open(address: &Address) -> Result<(OwnedFd, Vec<u8>), Error> {
-    let fd = connect(address)?;
+fn open(contact: Contact<'_>) -> Result<(OwnedFd, Vec<u8>), Error> {
+    let fd = connect(contact)?;
     let mut kept = vec![];
-    wait_line(&fd, &mut kept, b"INFO")?;
+    wait_line(&fd, &mut kept, b"INFO").map_err(|e| match e {
+        Error::Silent(time) => {
+            Error::Usage(format!("no server of NATS is there: no INFO within {} s", time.as_secs_f64()))
+        }
+        e => e,
+    })?;
     send_all(&fd, b"CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"raw\"}\r\nPING\r\n")?;
     wait_line(&fd, &mut kept, b"PONG")?;
     Ok((fd, kept))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{Address, Barrier, Error, doing};
+use crate::client::{Address, Barrier, Contact, Error, doing};
 use crate::screen::Screen;
 use crate::sink::Scrutiny;
 use crate::source::Shape;
@@ -85,6 +85,11 @@ impl Settings {
             extra_fields: 0,
             write_bytes: self.write_bytes,
         }
+    }
+
+    /// Whom to connect to.
+    pub fn contact(&self) -> Contact<'_> {
+        Contact { address: &self.address, patience: self.patience }
     }
 
     /// Refuses scenarios that only Syndicate brokers can play.

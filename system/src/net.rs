@@ -110,7 +110,31 @@ mod tests {
         );
         theirs.set_keepalive(std::time::Duration::from_secs(15)).unwrap();
         assert!(sockopt::socket_keepalive(&theirs).unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&theirs).unwrap(), 0, "it would end peers that do not read");
         check_connected(&ours, &theirs);
+    }
+
+    /// Why keep-alives are not helped by a `TCP_USER_TIMEOUT`: see [`Stream::set_keepalive`].
+    #[test]
+    #[ignore = "takes ten seconds, and shows what the kernel does"]
+    fn a_user_timeout_ends_a_peer_that_lives_and_does_not_read() {
+        let has_ended = |user_timeout_ms: u32| {
+            let (listener, address) = tcp();
+            let _stalled = Stream::connect_tcp(address, Buffers::default()).unwrap();
+            let (ours, _) = until(|| listener.accept());
+            ours.set_keepalive(std::time::Duration::from_secs(1)).unwrap();
+            sockopt::set_tcp_user_timeout(&ours, user_timeout_ms).unwrap();
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_secs(5) {
+                match ours.write(&[0; 65536]) {
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => return true,
+                    _ => thread::sleep(std::time::Duration::from_millis(10)),
+                }
+            }
+            false
+        };
+        assert!(!has_ended(0));
+        assert!(has_ended(2000));
     }
 
     #[test]

@@ -29,9 +29,14 @@ pub(crate) enum Ref {
 /// The references that one assertion holds.
 pub(crate) type Refs = SmallVec<[Ref; 2]>;
 
+/// Oids of ours, one for each time.
+pub(crate) type Oids = SmallVec<[u64; 2]>;
+
 struct Entry {
     cap: Cap,
     count: u64,
+    /// How many of these are of assertions sent to the peer; the others are the peer's own.
+    sent: u64,
 }
 
 /// See the module's head.
@@ -43,6 +48,9 @@ pub(crate) struct Membrane {
     imported: HashMap<Int, Entry, RandomState>,
     /// What the assertions sent to the peer hold, by handle; only those that hold something.
     sent: HashMap<u64, Refs, RandomState>,
+    /// How many assertions the peer has been told of, in the order of its outbox, that refer to each of ours; see
+    /// `stage::introduce`.
+    told: HashMap<u64, u64, RandomState>,
     /// Counts removals of exported entries, so that a cached look-up knows when to look again.
     pub(crate) removals: u64,
     is_closed: bool,
@@ -58,7 +66,7 @@ impl Membrane {
     /// Exports the entity that the peer starts from, for good, as oid 0.
     pub(crate) fn export_initial(&mut self, cap: Cap) {
         self.exported_ids.insert(cap.id(), 0);
-        self.exported.insert(0, Entry { cap, count: 1 });
+        self.exported.insert(0, Entry { cap, count: 1, sent: 0 });
         self.next_oid = 1;
     }
 
@@ -101,7 +109,7 @@ impl Membrane {
             WireRef::Mine(oid) => {
                 let entry = self.imported.entry(oid.clone()).or_insert_with(|| {
                     let remote = Arc::new(Remote::new(session.clone(), oid.clone()));
-                    Entry { cap: Cap::new(Entity::Remote(remote)), count: 0 }
+                    Entry { cap: Cap::new(Entity::Remote(remote)), count: 0, sent: 0 }
                 });
                 entry.count += 1;
                 Ok((entry.cap.clone(), Some(Ref::Imported(oid)), entry.count == 1))
@@ -148,11 +156,43 @@ impl Membrane {
         }
     }
 
-    /// Gives back what a sent assertion holds.
-    pub(crate) fn release_sent(&mut self, handle: u64) {
+    /// Gives back what a sent assertion holds. Returns those of ours, of which the peer is to be told.
+    pub(crate) fn release_sent(&mut self, handle: u64) -> Oids {
+        let mut oids = Oids::new();
         for reference in self.sent.remove(&handle).unwrap_or_default() {
+            if let Ref::Exported(oid) = reference
+                && let Some(entry) = self.exported.get_mut(&oid)
+            {
+                entry.sent -= 1;
+                oids.push(oid);
+            }
             self.release(&reference);
         }
+        oids
+    }
+
+    /// The peer is told of these from here on in its outbox, once more for each time.
+    pub(crate) fn tell(&mut self, oids: &[u64]) {
+        if !self.is_closed {
+            oids.iter().for_each(|oid| *self.told.entry(*oid).or_default() += 1);
+        }
+    }
+
+    /// The peer is told the end of one that told it of these.
+    pub(crate) fn untell(&mut self, oids: &[u64]) {
+        for oid in oids {
+            let Some(count) = self.told.get_mut(oid) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.told.remove(oid);
+            }
+        }
+    }
+
+    /// Whether the peer knows all these, by what it has been told or by what it has asserted itself.
+    pub(crate) fn knows(&self, oids: &[u64]) -> bool {
+        let is_own = |oid| self.exported.get(oid).is_some_and(|e| e.count > e.sent);
+        oids.iter().all(|oid| self.told.contains_key(oid) || is_own(oid))
     }
 
     /// Notes that a sent assertion holds one more reference.
@@ -174,7 +214,7 @@ impl Membrane {
         }
         self.next_oid += 1;
         self.exported_ids.insert(cap.id(), oid);
-        self.exported.insert(oid, Entry { cap: cap.clone(), count: 1 });
+        self.exported.insert(oid, Entry { cap: cap.clone(), count: 1, sent: 0 });
         oid
     }
 
@@ -196,6 +236,7 @@ impl Membrane {
     }
 
     /// Appends an assertion's value, from stored to wire form, to `out`; what it refers to is held for `handle`.
+    /// Returns what it tells the peer of.
     pub(crate) fn write_assertion(
         &mut self,
         value: &[u8],
@@ -203,8 +244,9 @@ impl Membrane {
         handle: u64,
         scanner: &mut Scanner,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Oids {
         let mut held = Refs::new();
+        let mut told = Oids::new();
         translate(value, caps, scanner, out, &mut |cap, out| {
             if self.is_closed {
                 packet::write_mine(out, 0);
@@ -214,33 +256,42 @@ impl Membrane {
                 held.push(Ref::Imported(oid));
             } else {
                 let oid = self.export(cap);
+                if let Some(entry) = self.exported.get_mut(&oid) {
+                    entry.sent += 1;
+                }
                 packet::write_mine(out, oid);
                 held.push(Ref::Exported(oid));
+                told.push(oid);
             }
             true
         });
         if !held.is_empty() {
             self.sent.entry(handle).or_default().extend(held);
         }
+        told
     }
 
-    /// Appends a message's body to `out`, unless the peer does not hold some capability in it.
+    /// Appends a message's body to `out`, unless the peer does not hold some capability in it. Returns those of ours
+    /// that it uses: whether the peer has been told of them by then is to be seen when it is appended.
     pub(crate) fn write_message(
         &mut self,
         body: &[u8],
         caps: &Caps,
         scanner: &mut Scanner,
         out: &mut Vec<u8>,
-    ) -> bool {
-        translate(body, caps, scanner, out, &mut |cap, out| {
+    ) -> Option<Oids> {
+        let mut used = Oids::new();
+        let is_whole = translate(body, caps, scanner, out, &mut |cap, out| {
             if let Some(oid) = self.home(cap) {
                 packet::write_yours(out, &oid);
                 return true;
             }
             let Some(oid) = self.exported_ids.get(&cap.id()) else { return false };
             packet::write_mine(out, *oid);
+            used.push(*oid);
             true
-        })
+        });
+        is_whole.then_some(used)
     }
 
     /// Forgets everything, for good. What was there is to be dropped piece by piece.

@@ -21,6 +21,7 @@ use staunch_flowctl::Loan;
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Int, tag};
 
+pub(crate) use membrane::{Membrane, Oids};
 pub(crate) use session::packets::Slice;
 pub(crate) use session::{Failure, Session, SessionConfig};
 

@@ -90,7 +90,9 @@ impl Stage {
     ) {
         let mut membrane = remote.session().membrane();
         write_event(remote, handle, out, |out| {
-            membrane.write_assertion(value, caps, handle, &mut self.scanner, out);
+            let told = membrane.write_assertion(value, caps, handle, &mut self.scanner, out);
+            // All that is appended goes behind the replay, whose place is taken.
+            membrane.tell(&told);
         });
     }
 }

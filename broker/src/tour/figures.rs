@@ -55,7 +55,7 @@ pub(super) struct Receiving {
     /// Messages per second.
     pub(super) rate: f64,
     /// Messages sent to it that it has not received.
-    pub(super) behind: u64,
+    pub(super) unread: u64,
     /// Whether it does not read.
     pub(super) is_idle: bool,
 }
@@ -117,8 +117,8 @@ impl Observer {
         let consumers = cast.consumers.iter().enumerate().map(|(i, (member, producer))| {
             let i = cast.producers.len() + i;
             // What a consumer has can be counted before what was sent: they are other threads.
-            let behind = counts[*producer].saturating_sub(counts[i]);
-            Receiving { role: member.role, rate: rates[i], behind, is_idle: member.is_idle() }
+            let unread = counts[*producer].saturating_sub(counts[i]);
+            Receiving { role: member.role, rate: rates[i], unread, is_idle: member.is_idle() }
         });
         let figures = Figures {
             producers: producers.collect(),

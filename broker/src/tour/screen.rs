@@ -118,14 +118,14 @@ impl Screen {
                 mib(p.debt)
             ));
         }
-        out.push_str("   consumer   receives   behind by\n");
+        out.push_str("   consumer   receives      unread\n");
         for c in &figures.consumers {
             let note = if c.is_idle { self.paint(YELLOW, "  not reading") } else { String::new() };
             out.push_str(&format!(
                 "   {:<8} {:>8}/s   {:>9}{note}\n",
                 c.role,
                 count(c.rate as u64),
-                count(c.behind)
+                count(c.unread)
             ));
         }
         out
@@ -143,7 +143,7 @@ fn status(figures: &Figures) -> String {
         format!("{} {:>6}/s, owes {}{throttled}", p.role, count(p.rate as u64), mib(p.debt))
     });
     let idle = figures.consumers.iter().filter(|c| c.is_idle);
-    let idle = idle.map(|c| format!("{} {} behind", c.role, count(c.behind)));
+    let idle = idle.map(|c| format!("{} {} unread", c.role, count(c.unread)));
     producers.chain(idle).collect::<Vec<_>>().join(" | ")
 }
 

@@ -227,12 +227,14 @@ impl Tour {
         let mut text = "The ledger:\n".to_owned();
         for Owed { debtor, holder, events, cost } in &figures.ledger {
             let events = count(*events);
-            text += &format!("    {debtor} owes {} for {events} messages, held by {holder}\n", mib(*cost));
+            text +=
+                &format!("    {debtor} owes {} for {events} messages that wait for {holder}\n", mib(*cost));
         }
         let held: u64 = figures.ledger.iter().filter(|row| row.holder == "slow").map(|row| row.events).sum();
-        let behind = figures.consumers[SLOW].behind;
-        let (others, behind) = (count(behind.saturating_sub(held)), count(behind));
-        text += &format!("slow has {behind} messages to read; {others} are in the kernel's buffers.");
+        let unread = figures.consumers[SLOW].unread;
+        let (others, unread) = (count(unread.saturating_sub(held)), count(unread));
+        text += &format!("slow has {unread} messages yet to read: those, and {others} in the kernel's\n");
+        text += "buffers, for which nobody owes any more.";
         self.say(&text);
     }
 
@@ -248,7 +250,7 @@ impl Tour {
         self.say(&format!("After {took} P1 has repaid half of what it may owe: it is read again."));
         self.expect("slow to catch up", |f| {
             // To what is on its way anyway, and never to the last message of a producer that goes on.
-            f.consumers[SLOW].behind as f64 <= f.producers[P1].rate / 20.0
+            f.consumers[SLOW].unread as f64 <= f.producers[P1].rate / 20.0
         })?;
         self.slow().read_on(0);
         let took = start.elapsed();

@@ -14,14 +14,14 @@ use crate::wire::encode::Pattern;
 /// point's messages are events: each assertion and each retraction is one.
 pub fn run(settings: &Settings, live: u64) -> Result<Vec<Sample>, Error> {
     settings.require_syndicate("churn")?;
-    let mut observer = Client::open(&settings.address, settings.barrier)?;
+    let mut observer = Client::open(settings.contact(), settings.barrier)?;
     observer.observe(&Pattern::Rec("Present", vec![(0, Pattern::Bind)]), OBSERVER_OID)?;
     observer.barrier()?;
     let (fd, decoder, kept) = observer.into_parts();
     let follower = Follower::new(decoder, Expectation::Churned { live });
     let observer = Port::new(fd, kept, None, Box::new(follower));
 
-    let client = Client::open(&settings.address, settings.barrier)?;
+    let client = Client::open(settings.contact(), settings.barrier)?;
     let control = Control::new();
     let churn = Churn::new(
         client.dataspace(),

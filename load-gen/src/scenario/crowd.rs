@@ -141,7 +141,7 @@ impl Holding {
         if is_observed {
             ports.push(open_follower(settings, count)?);
         }
-        let client = Client::open(&settings.address, settings.barrier)?;
+        let client = Client::open(settings.contact(), settings.barrier)?;
         let mut bytes = vec![];
         held(&mut bytes, client.dataspace(), 0..count, value_bytes);
         let is_confirmed = is_confirmed && settings.barrier == Barrier::Sync;
@@ -162,7 +162,7 @@ impl Holding {
 
 /// Connects an observer of `count` held assertions, without waiting for what it will be told.
 pub fn open_follower(settings: &Settings, count: u64) -> Result<Port, Error> {
-    let mut client = Client::open(&settings.address, settings.barrier)?;
+    let mut client = Client::open(settings.contact(), settings.barrier)?;
     let mut entries = vec![(0, Pattern::Bind)];
     if settings.captures_both {
         entries.push((1, Pattern::Bind));
@@ -199,7 +199,7 @@ impl Crowd {
         super::raise_descriptor_limit(connections as u64)?;
         let mut screen = settings.screen.begin(self.label);
         for n in 0..connections {
-            self.clients.push(Client::open(&settings.address, settings.barrier)?);
+            self.clients.push(Client::open(settings.contact(), settings.barrier)?);
             screen.counts(|| connections as u64, n as u64);
         }
         Ok(())

@@ -15,7 +15,7 @@ pub fn run(settings: &Settings, count: usize) -> Result<Vec<Sample>, Error> {
     let mut screen = settings.screen.begin("idle");
     let mut clients = Vec::with_capacity(count);
     for n in 0..count {
-        clients.push(Client::connect(&settings.address, settings.barrier)?);
+        clients.push(Client::connect(settings.contact(), settings.barrier)?);
         screen.counts(|| count as u64, n as u64);
     }
     let connected = settings.broker_rss_kib()?;

@@ -8,10 +8,11 @@ pub mod stall;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::client::{Error, doing};
+use crate::client::{Error, connect, doing, receive, send_all};
 use crate::flow::{self, Plan};
 use crate::report::Sample;
 use crate::settings::{Protocol, Settings};
+use crate::wire::FALSE;
 
 /// 1->1: one producer, one consumer.
 pub fn one_to_one(settings: &Settings) -> Result<Vec<Sample>, Error> {
@@ -52,6 +53,7 @@ pub fn open_loop(settings: &Settings, per_second: u64, consumers: usize) -> Resu
 /// bytes and with 1 KiB, and round trips.
 pub fn relay_floor(settings: &Settings) -> Result<Vec<Sample>, Error> {
     let settings = Settings { protocol: Protocol::Relay, ..settings.clone() };
+    require_relay(&settings)?;
     let mut samples = vec![];
     for payload_bytes in [64, 1024] {
         let settings = Settings { payload_bytes, ..settings.clone() };
@@ -59,6 +61,29 @@ pub fn relay_floor(settings: &Settings) -> Result<Vec<Sample>, Error> {
     }
     samples.extend(ping_pong::run(&Settings { payload_bytes: 64, ..settings })?);
     Ok(samples)
+}
+
+/// Refuses a server that is no bare relay: two sessions of their own see whether one gets what the other sends, a
+/// packet that means nothing to anybody.
+pub fn require_relay(settings: &Settings) -> Result<(), Error> {
+    if settings.protocol != Protocol::Relay {
+        return Ok(());
+    }
+    let (a, b) = (connect(settings.contact())?, connect(settings.contact())?);
+    send_all(&a, &[FALSE])?;
+    let mut buffer = [0; 64];
+    let why = match receive(&b, &mut buffer) {
+        Ok(n) if buffer[..n] == [FALSE] => return Ok(()),
+        Ok(_) => "gets something else".to_owned(),
+        Err(Error::Silent(time)) => format!("has got nothing after {} s", time.as_secs_f64()),
+        Err(Error::Closed) => "is closed".to_owned(),
+        Err(e) => return Err(e),
+    };
+    Err(Error::Usage(format!(
+        "{} is not a bare relay: what one session sends another should get, but that {why}. A relay is in \
+         staunch-benches: cargo run --release -p staunch-benches --bin relay -- --listen tcp:ADDRESS:PORT",
+        settings.address
+    )))
 }
 
 /// Descriptors needed besides the sessions'.

@@ -6,8 +6,9 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::client::{Client, Error, connect, poll, receive, send_all};
+use crate::client::{Client, Error, connect, poll, receive, send_all, set_patience};
 use crate::flow::{Meter, says_pattern};
 use crate::payload::now_ns;
 use crate::record::Latency;
@@ -39,7 +40,11 @@ pub fn run(settings: &Settings) -> Result<Vec<Sample>, Error> {
     let mut end = start;
     let mut done = 0;
     while done < limit && end < deadline {
-        round_trip(&mut a, &mut b)?;
+        match round_trip(&mut a, &mut b) {
+            // What is missing counts as lost.
+            Err(Error::Silent(_)) => break,
+            other => other?,
+        }
         let now = now_ns();
         latency.record(now - end);
         end = now;
@@ -81,6 +86,7 @@ struct Side {
     buf: Vec<u8>,
     have: usize,
     is_spinning: bool,
+    patience: Duration,
 }
 
 impl Side {
@@ -90,12 +96,12 @@ impl Side {
         (shape.events_per_packet, shape.write_bytes) = (1, 1);
         let (client, fd, dataspace) = match settings.protocol {
             Protocol::Syndicate => {
-                let mut client = Client::open(&settings.address, settings.barrier)?;
+                let mut client = Client::open(settings.contact(), settings.barrier)?;
                 client.observe(&says_pattern(&names.of(other)), OBSERVER_OID)?;
                 let dataspace = client.dataspace();
                 (Some(client), None, dataspace)
             }
-            Protocol::Relay => (None, Some(connect(&settings.address)?), OBSERVER_OID),
+            Protocol::Relay => (None, Some(connect(settings.contact())?), OBSERVER_OID),
             Protocol::Nats => return Err(Error::Usage("ping-pong is not there for NATS".into())),
         };
         let control = Control::new();
@@ -106,7 +112,8 @@ impl Side {
         let sink = Observers::new(Decoder::default(), subscriptions);
         let buf = vec![0; 64 * 1024 + 2 * settings.payload_bytes];
         let (intake, is_spinning) = (Intake::default(), settings.is_spinning);
-        Ok(Side { client, fd, source, control, sink, intake, buf, have: 0, is_spinning })
+        let patience = settings.patience;
+        Ok(Side { client, fd, source, control, sink, intake, buf, have: 0, is_spinning, patience })
     }
 
     /// Waits until this side's observer is in place, and ends the set-up.
@@ -117,6 +124,7 @@ impl Side {
         self.sink.resume(decoder);
         self.buf[..kept.len()].copy_from_slice(&kept);
         self.have = kept.len();
+        set_patience(&fd, self.patience)?;
         self.fd = Some(fd);
         Ok(())
     }

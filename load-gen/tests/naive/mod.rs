@@ -1,8 +1,10 @@
 //! A broker small enough to be right: one lock, one thread for each session, everything linear. It can be told to
 //! misbehave.
+#![allow(dead_code)] // Each test program uses a part of it.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +25,14 @@ pub(crate) enum Mischief {
     Spoil(u64),
     /// It is delivered to an oid that nobody exported.
     Stray(u64),
+    /// Instead of it every session ends.
+    Die(u64),
+    /// Instead of it comes an Error packet.
+    Fail(u64),
+    /// The reference is rejected.
+    Refuse,
+    /// Nothing is ever answered.
+    Mute,
 }
 
 struct Observer {
@@ -45,11 +55,7 @@ struct Space {
 
 /// Starts a broker on a fresh socket; it lives as long as the test process.
 pub(crate) fn start(mischief: Mischief) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    // Relaxed: only uniqueness matters.
-    let n = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("naive-{}-{n}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
+    let path = fresh_path();
     let listener = UnixListener::bind(&path).unwrap();
     let space: Arc<Mutex<Space>> = Arc::default();
     let deliveries: Arc<AtomicU64> = Arc::default();
@@ -63,6 +69,33 @@ pub(crate) fn start(mischief: Mischief) -> PathBuf {
             });
         }
     });
+    path
+}
+
+/// Starts a bare relay on a fresh socket: it joins connections two by two.
+pub(crate) fn relay() -> PathBuf {
+    let path = fresh_path();
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        while let (Ok((a, _)), Ok((b, _))) = (listener.accept(), listener.accept()) {
+            let pass_on = |mut from: UnixStream, mut to: UnixStream| {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            };
+            let (a_from, b_to) = (a.try_clone().unwrap(), b.try_clone().unwrap());
+            std::thread::spawn(move || pass_on(a_from, b_to));
+            std::thread::spawn(move || pass_on(b, a));
+        }
+    });
+    path
+}
+
+fn fresh_path() -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // Relaxed: only uniqueness matters.
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("naive-{}-{n}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
     path
 }
 
@@ -101,6 +134,13 @@ impl Session {
             let (oid, event, next) = turn_event(packet, at).unwrap().unwrap();
             at = next;
             match event {
+                Event::Assert { .. } if self.mischief == Mischief::Mute => {}
+                Event::Assert { value, .. } if oid == 0 && self.mischief == Mischief::Refuse => {
+                    assert_eq!(label(value), Some(&b"resolve"[..]));
+                    let why = |out: &mut Vec<u8>| encode::string(out, "not you");
+                    let answer = |out: &mut Vec<u8>| encode::record(out, "rejected", why);
+                    send(&self.stream, |out| encode::assert(out, 0, 1, answer));
+                }
                 Event::Assert { value, .. } if oid == 0 => {
                     assert_eq!(label(value), Some(&b"resolve"[..]));
                     let answer = |out: &mut Vec<u8>| encode::record(out, "ok", |out| encode::own_cap(out, 1));
@@ -171,6 +211,21 @@ impl Session {
                 Mischief::Drop(k) if k == n => times = 0,
                 Mischief::Repeat(k) if k == n => times = 2,
                 Mischief::Stray(k) if k == n => oid = 99,
+                Mischief::Die(k) if k == n => {
+                    for o in &space.observers {
+                        let _ = o.out.shutdown(Shutdown::Both);
+                    }
+                    return;
+                }
+                Mischief::Fail(k) if k == n => {
+                    let mut packet = vec![];
+                    encode::record(&mut packet, "error", |out| {
+                        encode::string(out, "had enough");
+                        out.push(0x80);
+                    });
+                    let _ = (&o.out).write_all(&packet);
+                    return;
+                }
                 Mischief::Spoil(k) if k == n => {
                     let last = captures.len() - 2;
                     captures[last] ^= 1;

@@ -196,6 +196,12 @@ impl Stream {
     /// apart. One that does not answer, or has forgotten the connection, hangs up thereby. Nothing to a Unix stream,
     /// where the kernel knows.
     ///
+    /// It asks only while it has nothing to send itself. What it sends to a machine that has vanished it repeats, or
+    /// asks it for room, 15 times in about as many minutes (`net.ipv4.tcp_retries2`). A `TCP_USER_TIMEOUT` would
+    /// shorten that, and is not set on purpose: since Linux 5.11 (and in maintained older ones) its clock runs from the
+    /// first question for room to the first answer that *grants* some (`icsk_probes_tstamp`, in `tcp_probe_timer`).
+    /// It would end the connection to a peer that lives, answers each question, and only does not read.
+    ///
     /// # Errors
     /// None is expected.
     pub fn set_keepalive(&self, idle: Duration) -> io::Result<()> {

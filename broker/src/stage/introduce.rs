@@ -1,0 +1,126 @@
+//! What a peer has been told of our capabilities, in the order in which its outbox has it.
+//!
+//! Several workers may stage for one peer at a time, and the order in which they stage is not that in which they
+//! append. Assertions of one captures list are ordered by its bag's lock, but a message takes none of those. So
+//! without more a message could reach the outbox before the assertion that introduces a capability in it, or behind
+//! the retraction that ends it.
+//!
+//! Hence what introduces a capability, what uses one, and what ends one is noted as it is staged, and *settled* when
+//! the batch is appended, in the order of the batch, under the peer's membrane, which stays locked until the outbox
+//! has the batch. So the membrane's counts of what the peer has been told follow the order of the outbox, and a
+//! message that finds its capability untold is taken out of the batch: it is dropped and counted as one that comes too
+//! early or too late is dropped when it is staged. Nothing is ordered between two senders, and who had any way to know
+//! that the peer had been told sends after that was appended. Batches without capabilities pay nothing.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use foldhash::fast::RandomState;
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+
+use super::{Body, Slot, Stage};
+use crate::outbox::Segment;
+use crate::relay::{Membrane, Oids, Remote, Session};
+
+/// What a staged event has to do with our capabilities.
+enum Note {
+    /// An assertion that introduces them, or tells of them again.
+    Told(Oids),
+    /// The end of such an assertion.
+    Untold(Oids),
+    /// A message with them in it, and which segments hold it.
+    Used(Oids, Range<usize>),
+}
+
+/// Notes of a batch, by session.
+#[derive(Default)]
+pub(super) struct Notes {
+    by_session: HashMap<u64, Vec<Note>, RandomState>,
+}
+
+impl Notes {
+    fn add(&mut self, session: u64, note: Note) {
+        self.by_session.entry(session).or_default().push(note);
+    }
+}
+
+impl Stage {
+    /// Notes that what is staged for `to` now tells it of these.
+    pub(super) fn note_told(&mut self, to: &Remote, oids: Oids) {
+        if !oids.is_empty() {
+            self.notes.add(to.session_id(), Note::Told(oids));
+        }
+    }
+
+    /// Notes that what is staged for `to` now takes these back.
+    pub(super) fn note_untold(&mut self, to: &Remote, oids: Oids) {
+        if !oids.is_empty() {
+            self.notes.add(to.session_id(), Note::Untold(oids));
+        }
+    }
+
+    /// Stages a message in wire form that uses these capabilities, so that it can be taken out again.
+    pub(super) fn message_using(&mut self, to: &Remote, oids: Oids, wire: &[u8]) {
+        if oids.is_empty() {
+            return self.event(to, b'M', Some(Body::Value(wire)), None);
+        }
+        let turn = self.turn;
+        let slot = self.slot(to);
+        slot.open(turn);
+        let first = slot.split();
+        self.event(to, b'M', Some(Body::Value(wire)), None);
+        let end = self.slot(to).split();
+        self.notes.add(to.session_id(), Note::Used(oids, first..end));
+    }
+
+    /// Settles what has been noted for a session that these are to be appended for, if anything has. The membrane is to
+    /// stay locked until they are.
+    pub(super) fn settle<'m>(
+        &mut self,
+        session: &'m Session,
+        segments: &mut Vec<Segment>,
+    ) -> Option<MutexGuard<'m, Membrane>> {
+        if self.notes.by_session.is_empty() {
+            return None;
+        }
+        let notes = self.notes.by_session.remove(&session.id())?;
+        let mut membrane = session.membrane();
+        let mut early: SmallVec<[Range<usize>; 4]> = SmallVec::new();
+        for note in notes {
+            match note {
+                Note::Told(oids) => membrane.tell(&oids),
+                Note::Untold(oids) => membrane.untell(&oids),
+                Note::Used(oids, range) if !membrane.knows(&oids) => early.push(range),
+                Note::Used(..) => {}
+            }
+        }
+        self.transient_drops += early.len() as u64;
+        // From the last on, so that the others stay where they are.
+        early.into_iter().rev().for_each(|range| _ = segments.drain(range));
+        Some(membrane)
+    }
+}
+
+impl Slot {
+    /// Opens a turn at the buffer's end, unless it is open.
+    #[inline]
+    pub(super) fn open(&mut self, turn: u64) {
+        if self.turn == turn {
+            return;
+        }
+        if self.turn != 0 {
+            self.buffer.push(staunch_protocols::wire::tag::END);
+        }
+        self.buffer.push(staunch_protocols::wire::tag::SEQUENCE);
+        self.turn = turn;
+    }
+
+    /// Makes what is in the buffer a segment. Returns how many there are.
+    fn split(&mut self) -> usize {
+        if !self.buffer.is_empty() {
+            self.segments.push(Segment::Inline(std::mem::take(&mut self.buffer)));
+        }
+        self.segments.len()
+    }
+}
