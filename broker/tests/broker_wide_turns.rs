@@ -118,3 +118,23 @@ fn who_multiplies_its_own_turn_ends() {
     assert!(why.contains("multiply"), "{why}");
     until("all is repaid", || server.total_debt() == 0);
 }
+
+/// The same with capabilities in what is multiplied.
+#[test]
+fn who_multiplies_messages_with_references_ends_alone() {
+    let (server, address) = broker();
+    let (mut owner, mut greedy, told) = introduced(address, &[5]);
+    assert_eq!(told.oid, 7);
+    for n in 0..60 {
+        greedy.send(&format!("[{}]", observe("<bind <_>>", 10 + n, 10 + n)));
+    }
+    greedy.sync();
+    let text = "t".repeat(80);
+    let events: String = (0..500).map(|n| format!("[1 <M <x {n} \"{text}\" #:[0 5]>>]")).collect();
+    owner.send_bytes(&bytes(&format!("[{events}]")));
+    owner.sync();
+    let why = greedy.ends_with_error();
+    assert!(why.contains("multiply"), "{why}");
+    drop(owner);
+    until("all is repaid", || server.total_debt() == 0);
+}

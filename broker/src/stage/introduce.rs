@@ -43,6 +43,11 @@ impl Notes {
     fn add(&mut self, session: u64, note: Note) {
         self.by_session.entry(session).or_default().push(note);
     }
+
+    /// Nothing that has been staged for this session will be appended.
+    pub(super) fn forget(&mut self, session: u64) {
+        self.by_session.remove(&session);
+    }
 }
 
 impl Stage {

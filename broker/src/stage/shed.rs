@@ -26,6 +26,8 @@ impl Stage {
             }
             let slot = &mut self.slots[at];
             self.cost -= slot.shed(max);
+            // What they say lies where is gone.
+            self.notes.forget(slot.session_id);
             held -= bytes;
         }
         self.shed_at = self.cost + max.saturating_sub(held).max(max / STEPS);
