@@ -100,7 +100,7 @@ pub(super) fn read_or_make(path: &Path, makes_folder: bool) -> Result<(Vec<u8>, 
         return Err(KeyError::NoFolder(path.to_owned()));
     }
     let mut key = vec![0; KEY_BYTES];
-    getrandom::fill(&mut key).map_err(|error| doing(error.into()))?;
+    random(&mut key).map_err(doing)?;
     match place(path, folder, &key) {
         Ok(()) => Ok((key, true)),
         // Somebody else was faster.
@@ -109,10 +109,14 @@ pub(super) fn read_or_make(path: &Path, makes_folder: bool) -> Result<(Vec<u8>, 
     }
 }
 
+fn random(bytes: &mut [u8]) -> io::Result<()> {
+    getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
+}
+
 /// Puts a file of ours alone at a path where there is none.
 fn place(path: &Path, folder: &Path, content: &[u8]) -> io::Result<()> {
     let mut number = [0; 8];
-    getrandom::fill(&mut number)?;
+    random(&mut number)?;
     let temporary = folder.join(format!(".key-{:016x}", u64::from_ne_bytes(number)));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     // Unlike a rename, a link replaces nothing.
