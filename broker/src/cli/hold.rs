@@ -15,7 +15,7 @@ use super::manual::print;
 use super::reach::{Reach, Reached, seconds};
 use super::value::{parse, scan, show};
 
-/// `staunch assert`.
+/// Make assertions, and hold them until Ctrl-C.
 #[derive(clap::Args)]
 #[command(long_about = "\
 Make assertions, and hold them until Ctrl-C.
@@ -29,10 +29,11 @@ Examples:
   staunch assert --for 60 '<maintenance \"db\">' '<ready #f>'
   ./server | staunch assert '<running \"server\">'      as long as the server runs
 
-Status: 0 when it ends as above; 1 if the broker goes away; 2 if the command makes no sense.")]
+Status: 0 when it ends as above; 1 if the broker goes away; 2 if the command
+makes no sense.")]
 pub(super) struct Assert {
-    /// What holds, as Preserves text, such as '<Present \"ann\">'
-    #[arg(required = true, value_name = "VALUE")]
+    /// What holds, as Preserves text, such as '<Present "ann">'
+    #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
     values: Vec<String>,
     /// End after so many seconds
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]

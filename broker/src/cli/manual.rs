@@ -8,13 +8,13 @@ use clap_complete::Shell;
 
 use super::{Cli, Fault};
 
-/// `staunch completions`.
+/// Print completions for a shell.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Where they go:
-  bash  staunch completions bash > ~/.local/share/bash-completion/completions/staunch
-  zsh   staunch completions zsh > FOLDER/_staunch, where FOLDER is in $fpath before compinit runs
-  fish  staunch completions fish > ~/.config/fish/completions/staunch.fish")]
+  bash  ~/.local/share/bash-completion/completions/staunch
+  zsh   _staunch in a folder that is in $fpath before compinit runs
+  fish  ~/.config/fish/completions/staunch.fish")]
 pub(super) struct Completions {
     /// The shell.
     #[arg(value_enum)]
@@ -29,7 +29,7 @@ impl Completions {
     }
 }
 
-/// `staunch man`.
+/// Print the manual page, or write one for each command into a folder.
 #[derive(clap::Args)]
 #[command(after_help = "\
 For example:

@@ -45,6 +45,7 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+/// What each is for stands with its flags.
 #[derive(Subcommand)]
 enum Command {
     /// Watch it work: a consumer stops reading, its producer is throttled, nothing is lost.
@@ -52,22 +53,14 @@ enum Command {
     /// Starts a broker on a loopback port and connects six clients to it. What it tells it has measured; it ends
     /// with status 0 if every message has come through once and in order, and with 1 otherwise.
     Tour(tour::Options),
-    /// Run the broker until SIGTERM or Ctrl-C.
     Serve(Box<serve::Serve>),
-    /// Print what matches a pattern: assertions that come and go, and messages.
     Observe(observe::Observe),
-    /// Make assertions, and hold them until Ctrl-C.
     Assert(hold::Assert),
-    /// Send messages: the values given, or one from each line of standard input.
     Send(send::Send),
-    /// Ask the broker for an answer, and print how long it took.
     Sync(sync::Sync),
-    /// Mint, attenuate and inspect references (sturdyrefs).
     #[command(subcommand)]
     Ref(reference::Reference),
-    /// Print completions for a shell.
     Completions(manual::Completions),
-    /// Print the manual page, or write one for each command into a folder.
     Man(manual::Man),
 }
 

@@ -17,7 +17,7 @@ use super::reach::{Reach, Reached, seconds};
 use super::value::{malformed, parse, scan};
 use super::{Fault, json};
 
-/// `staunch observe`.
+/// Print what matches a pattern: assertions that come and go, and messages.
 #[derive(clap::Args)]
 #[command(long_about = "\
 Print what matches a pattern: assertions that come and go, and messages.
@@ -26,34 +26,46 @@ One line for each event, until Ctrl-C: `+` and what was asserted, `-` and what i
 is there already comes first.")]
 #[command(after_long_help = "\
 Patterns are values with holes in them:
-  <Says \"ann\" $what>   records Says whose first field is \"ann\"; the second is printed, as what=...
+  <Says \"ann\" $what>   records Says whose first field is \"ann\"; the second is
+                       printed, as what=...
   <Says _ $>           a bare $ captures without a name, and _ is anything
   <Says _ _>           without any $ the whole value is printed
   [1 $x]               sequences that begin with 1 and have another element
-  {kind: x, size: $n}  dictionaries that have these keys; others do not matter
+  {kind: x, size: $n}  dictionaries that have these keys, maybe among others
   $all                 everything
-Records and sequences match if they are longer, too. A record's label must be given. Sets cannot be
-matched by what is in them. Quote the pattern for your shell: in single quotes.
+Records and sequences match if they are longer, too. A record's label must be
+given. Sets cannot be matched by what is in them. For what cannot be written so,
+such as the symbols _ and $x themselves, there is --raw. In a shell patterns
+need quotes: single ones.
 
-Captures are counted: two assertions in which the same is captured are one, which goes with the second.
+Captures are counted: two assertions in which the same is captured are one, and
+it goes when the second goes.
 
-JSON: {\"event\": \"assert\" or \"retract\" or \"message\", \"handle\": N (not of a message), and either
-\"captures\": {name: value, ...}, with the position from 0 where there is no name, or, for a pattern
-without $, \"value\": ...}. Values are mapped without loss:
-  booleans, strings and sequences are themselves, integers and doubles numbers (1 and 1.0);
-  {\"@symbol\": \"a\"}, {\"@bytes\": \"00ff\"}, {\"@set\": [..]}, {\"@record\": \"label\", \"@fields\": [..]};
-  a dictionary whose keys are symbols is an object, another one {\"@dictionary\": [[key, value], ..]};
-  rarely: {\"@integer\": \"12345678901234567890\"} from 2^53, {\"@double\": \"7ff0000000000000\"} if not finite,
-  {\"@record\": {\"@label\": ..}, ..} if the label is no symbol, {\"@embedded\": ..} for a capability.
+JSON has an object for each event:
+  \"event\"     \"assert\", \"retract\" or \"message\"
+  \"handle\"    a number that a retraction shares with its assertion
+  \"captures\"  an object: by name, or by position from 0 where there is no name
+  \"value\"     instead of captures, if the pattern has no $
+Values are mapped without loss. Booleans, strings and sequences are themselves,
+integers and doubles are numbers (1 and 1.0). The rest has names with @:
+  {\"@symbol\": \"a\"}, {\"@bytes\": \"00ff\"}, {\"@set\": [..]},
+  {\"@record\": \"label\", \"@fields\": [..]}
+A dictionary is an object if its keys are symbols (and none begins with @),
+otherwise {\"@dictionary\": [[key, value], ..]}. Rare are
+  {\"@integer\": \"9007199254740992\"}, from 2^53,
+  {\"@double\": \"7ff0000000000000\"}, its bits, if it is not finite,
+  {\"@record\": {\"@label\": ..}, ..}, if the label is no symbol,
+  {\"@embedded\": ..}, a capability, of which only the broker knows more.
 
 Examples:
   staunch observe '<Present $who>'
-  staunch observe --snapshot '<Present $>'                  who is here now?
-  staunch observe --count 1 --for 10 '<ready \"db\">'         wait for it, for ten seconds at most
+  staunch observe --snapshot '<Present $>'
+  staunch observe --count 1 --for 10 '<ready \"db\">'
   staunch observe --json '<Says $who $what>' | jq .captures.what
 
-Status: 0, also after Ctrl-C; 1 if the broker goes away, or if --for passes before --count is reached;
-2 if the command makes no sense.")]
+Status: 0, also after Ctrl-C; 1 if the broker goes away, or if the time of --for
+is over before there were as many events as --count says; 2 if the command makes
+no sense.")]
 pub(super) struct Observe {
     /// What to look for, such as '<Says $who $what>'; --help tells how to write it
     pattern: String,

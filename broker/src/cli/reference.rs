@@ -17,17 +17,15 @@ use super::{Fault, json, key, pattern};
 /// How long a reference on standard input may be.
 const REF_BYTES_MAX: u64 = 1 << 20;
 
-/// `staunch ref`.
+/// Mint, attenuate and inspect references (sturdyrefs).
 #[derive(Subcommand)]
 #[command(after_help = "\
-A reference is text that lets whoever has it in, and nobody can guess. It can be restricted by whoever has it,
-without a key and without the broker; what was added cannot be taken away.")]
+A reference is a text that lets in whoever has it, and that nobody can guess.
+Whoever has it can restrict it, without a key and without the broker, and give
+it on; the restrictions cannot be taken away.")]
 pub(super) enum Reference {
-    /// Print the reference that a broker's key makes.
     Mint(Mint),
-    /// Restrict a reference: what it is given to can do less. Takes no key.
     Attenuate(Attenuate),
-    /// Show what is in a reference, and whether a key has made it.
     Inspect(Inspect),
 }
 
@@ -123,12 +121,12 @@ fn write_pass(out: &mut Vec<u8>, pattern: &[u8]) {
     encode::end(out);
 }
 
-/// `staunch ref mint`.
+/// Print the reference that a broker's key makes.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
   staunch ref mint
-  staunch ref mint --key-file /var/lib/staunch/key --allow-observe '<Present $who>'")]
+  staunch ref mint --key-file key --allow-observe '<Present $who>'")]
 pub(super) struct Mint {
     /// The broker's key [default: where `staunch serve` has it; see there]
     #[arg(long, value_name = "PATH")]
@@ -172,14 +170,14 @@ fn read_key(path: &Path) -> Result<Vec<u8>, Fault> {
     })
 }
 
-/// `staunch ref attenuate`.
+/// Restrict a reference: what it is given to can do less. Takes no key.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
   staunch ref attenuate \"$REF\" --allow '<Says \"ann\" _>'
   staunch ref mint | staunch ref attenuate - --caveat '<reject <rec secret [<_>]>>'
 
-With several restrictions in one command, --allow and --allow-observe form one caveat, behind those of --caveat.")]
+All --allow and --allow-observe of one command form one caveat, the last one.")]
 pub(super) struct Attenuate {
     /// The reference; - reads it from standard input
     #[arg(value_name = "STURDYREF")]
@@ -199,10 +197,11 @@ impl Attenuate {
     }
 }
 
-/// `staunch ref inspect`.
+/// Show what is in a reference, and whether a key has made it.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
-Status: 0; 1 if a key was given that has not made the reference; 2 if it is no reference.")]
+Status: 0; 1 if a key was given that has not made the reference; 2 if it is no
+reference.")]
 pub(super) struct Inspect {
     /// The reference; - reads it from standard input
     #[arg(value_name = "STURDYREF")]

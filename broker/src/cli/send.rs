@@ -15,7 +15,7 @@ use super::value::parse;
 /// How much is gathered before more is read.
 const UNWRITTEN_BYTES_MAX: usize = 1 << 20;
 
-/// `staunch send`.
+/// Send messages: the values given, or one from each line of standard input.
 #[derive(clap::Args)]
 #[command(long_about = "\
 Send messages: the values given, or one from each line of standard input.
@@ -26,13 +26,14 @@ those before it have been sent.")]
 #[command(after_long_help = "\
 Examples:
   staunch send '<Says \"ann\" \"hello\">'
-  vmstat 1 | awk '{ print \"<vmstat \\\"\" $0 \"\\\">\"; fflush() }' | staunch send
+  seq 10 | sed 's/.*/<count &>/' | staunch send
 
-Status: 0 if the broker has taken all; 1 if it goes away or a line cannot be read; 2 if the command makes
-no sense. That it was taken does not mean that anybody observes it.")]
+Status: 0 if the broker has taken all; 1 if it goes away or a line cannot be
+read; 2 if the command makes no sense. That the broker has taken a message does
+not mean that anybody observes it.")]
 pub(super) struct Send {
-    /// What to send, as Preserves text, such as '<Says \"ann\" \"hello\">'
-    #[arg(value_name = "VALUE")]
+    /// What to send, as Preserves text, such as '<Says "ann" "hello">'
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     values: Vec<String>,
     #[command(flatten)]
     reach: Reach,

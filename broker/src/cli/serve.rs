@@ -16,7 +16,7 @@ use super::{Fault, key};
 /// The oid that references are for, unless a flag says otherwise.
 pub(super) const DEFAULT_OID: &str = "\"syndicate\"";
 
-/// `staunch serve`.
+/// Run the broker until SIGTERM or Ctrl-C.
 #[derive(clap::Args)]
 #[command(long_about = "\
 Run the broker until SIGTERM or Ctrl-C.
@@ -26,16 +26,18 @@ and the reference printed then; `staunch ref mint` prints it again.")]
 #[command(after_long_help = "\
 Examples:
   staunch serve --dev
-  staunch serve --listen unix:/run/staunch/socket --socket-mode 0660 --listen tcp:0.0.0.0:9001
+  staunch serve --listen unix:/run/staunch/socket --socket-mode 0660
+  staunch serve --listen tcp:0.0.0.0:9001
 
 What goes over TCP is not encrypted: listen on networks that you trust.
 
 Environment:
-  STAUNCH_LOG      What is logged to standard error: off, error, warn, info (unless told otherwise)
-                   or debug, or a list as in tracing's EnvFilter. RUST_LOG is heeded where it is not set
-  NO_COLOR         No colours, also on a terminal
+  STAUNCH_LOG  What is logged to standard error: off, error, warn, info (unless
+               told otherwise) or debug, or a list as in tracing's EnvFilter.
+               RUST_LOG is heeded where it is not set
+  NO_COLOR     No colours, also on a terminal
   STATE_DIRECTORY, XDG_STATE_HOME, HOME
-                   Where the key is, see --key-file")]
+               Where the key is, see --key-file")]
 pub(super) struct Serve {
     /// Let everybody on this machine in, by the well-known reference
     /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>
@@ -114,7 +116,8 @@ impl Serve {
         }
         let oid = parse(&self.oid).map_err(|error| Fault::Usage(format!("--oid {}: {error}", self.oid)))?;
         let (path, is_default) = match self.key_file {
-            Some(path) => (path, false),
+            // For the sake of those who read the log elsewhere.
+            Some(path) => (std::path::absolute(&path).unwrap_or(path), false),
             None => (key::default_path().map_err(Fault::Failed)?, true),
         };
         let (key, is_made) = key::read_or_make(&path, is_default).map_err(Fault::failed)?;

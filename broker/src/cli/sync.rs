@@ -9,7 +9,7 @@ use super::Fault;
 use super::manual::print;
 use super::reach::{Reach, Reached};
 
-/// `staunch sync`.
+/// Ask the broker for an answer, and print how long it took.
 #[derive(clap::Args)]
 #[command(long_about = "\
 Ask the broker for an answer, and print how long it took.
