@@ -147,6 +147,18 @@ fn json_is_an_object_a_line() {
     assert_eq!(named.line(), r#"{"event":"message","captures":{"a":1,"1":2.5}}"#);
     assert_eq!(json(whole.line())["event"], "retract");
     assert_eq!(whole.line(), r#"{"event":"message","value":{"@record":"v","@fields":[1,2.5]}}"#);
+
+    // And back.
+    let mut text = broker.observe(&["<w $>"], "rec w", 1);
+    let input =
+        b"{\"@record\":\"w\",\"@fields\":[{\"b\":{\"@symbol\":\"x\"},\"a\":{\"@bytes\":\"00\"}}]}\n\nnull\n";
+    let said = run_with(broker.command(&["send", "--json"]), input);
+    assert!(said.status == Some(1) && said.err.contains("line 3"), "{said:?}");
+    assert_eq!(text.line(), "! {a: #[AA], b: x}");
+    let mut holder =
+        Running::start(broker.command(&["assert", "--json", r#"{"@record":"w","@fields":[1]}"#]));
+    assert_eq!([holder.line(), text.line()], ["+ <w 1>", "+ 1"]);
+    assert_eq!(broker.run(&["send", "--json", "[1,"]).status, Some(2));
 }
 
 #[test]

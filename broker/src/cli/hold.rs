@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use staunch_protocols::packet::Event;
 use staunch_system::wait::Wish;
 
-use super::Fault;
 use super::interrupt::Interrupt;
 use super::manual::print;
 use super::reach::{Reach, Reached, seconds};
 use super::value::{parse, scan, show};
+use super::{Fault, json};
 
 /// Make assertions, and hold them until Ctrl-C.
 #[derive(clap::Args)]
@@ -38,6 +38,9 @@ pub(super) struct Assert {
     /// End after so many seconds
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
     patience: Option<Duration>,
+    /// The values are JSON, as `staunch observe --json` prints them
+    #[arg(long)]
+    json: bool,
     /// Do not print what is held
     #[arg(long, short)]
     quiet: bool,
@@ -47,7 +50,7 @@ pub(super) struct Assert {
 
 impl Assert {
     pub(super) fn run(self) -> Result<(), Fault> {
-        let values = parse_all(&self.values)?;
+        let values = parse_all(&self.values, self.json)?;
         let mut reached = self.reach.open()?;
         let interrupt = Interrupt::catch().map_err(Fault::failed)?;
         reached.session.assert(values.iter().map(Vec::as_slice));
@@ -96,9 +99,10 @@ impl Assert {
 }
 
 /// Reads the values that are to be asserted or sent.
-pub(super) fn parse_all(values: &[String]) -> Result<Vec<Vec<u8>>, Fault> {
+pub(super) fn parse_all(values: &[String], is_json: bool) -> Result<Vec<Vec<u8>>, Fault> {
     let parsed = values.iter().map(|text| {
-        parse(text).map_err(|error| {
+        let parsed = if is_json { json::read(text) } else { parse(text) };
+        parsed.map_err(|error| {
             let shown: String = text.chars().take(60).collect();
             let dots = if shown.len() < text.len() { "…" } else { "" };
             Fault::Usage(format!("{shown}{dots} cannot be read: {error}"))

@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 use staunch_protocols::packet::Event;
 use staunch_system::wait::Wish;
 
-use super::Fault;
 use super::hold::parse_all;
 use super::lines::Lines;
 use super::reach::{Reach, Reached};
 use super::value::parse;
+use super::{Fault, json};
 
 /// How much is gathered before more is read.
 const UNWRITTEN_BYTES_MAX: usize = 1 << 20;
@@ -27,6 +27,7 @@ those before it have been sent.")]
 Examples:
   staunch send '<Says \"ann\" \"hello\">'
   seq 10 | sed 's/.*/<count &>/' | staunch send
+  staunch observe --json '<a _>' | jq -c .value | staunch send --json --connect ADDRESS
 
 Status: 0 if the broker has taken all; 1 if it goes away or a line cannot be
 read; 2 if the command makes no sense. That the broker has taken a message does
@@ -35,19 +36,22 @@ pub(super) struct Send {
     /// What to send, as Preserves text, such as '<Says "ann" "hello">'
     #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     values: Vec<String>,
+    /// The values, or lines, are JSON, as `staunch observe --json` prints them
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     reach: Reach,
 }
 
 impl Send {
     pub(super) fn run(self) -> Result<(), Fault> {
-        let values = parse_all(&self.values)?;
+        let values = parse_all(&self.values, self.json)?;
         let mut reached = self.reach.open()?;
         if values.is_empty() {
             if io::stdin().is_terminal() {
                 eprintln!("Sends each line, such as <Says \"ann\" \"hello\">; Ctrl-D ends.");
             }
-            return Stream::new(&mut reached)?.run();
+            return Stream::new(&mut reached, self.json)?.run();
         }
         values.iter().for_each(|value| reached.session.message(value));
         let taken = reached.session.sync();
@@ -80,6 +84,7 @@ fn turn(reached: &mut Reached, taken: Option<i64>) -> Result<bool, Fault> {
 struct Stream<'r> {
     reached: &'r mut Reached,
     lines: Lines,
+    is_json: bool,
     /// The number of the line being read, from 1.
     line: u64,
     sent: u64,
@@ -88,9 +93,9 @@ struct Stream<'r> {
 }
 
 impl Stream<'_> {
-    fn new(reached: &mut Reached) -> Result<Stream<'_>, Fault> {
+    fn new(reached: &mut Reached, is_json: bool) -> Result<Stream<'_>, Fault> {
         let lines = Lines::stdin().map_err(|error| cannot_read(&error))?;
-        Ok(Stream { reached, lines, line: 0, sent: 0, fault: None })
+        Ok(Stream { reached, lines, is_json, line: 0, sent: 0, fault: None })
     }
 
     fn run(mut self) -> Result<(), Fault> {
@@ -132,7 +137,7 @@ impl Stream<'_> {
             if trimmed.is_empty() || is_comment {
                 continue;
             }
-            let value = parse(text)?;
+            let value = if self.is_json { json::read(text)? } else { parse(text)? };
             self.reached.session.message(&value);
             self.sent += 1;
         }

@@ -1,24 +1,10 @@
-//! Values as JSON, without loss: two values have the same JSON exactly if they are the same.
-//!
-//! | value | JSON |
-//! |---|---|
-//! | boolean, string, sequence | themselves |
-//! | integer | a number up to 2^53 - 1 either way, otherwise `{"@integer": "12345678901234567890"}` |
-//! | double | a number with a point or an exponent; `{"@double": "7ff0000000000000"}` (its bits) if it is not finite |
-//! | symbol | `{"@symbol": "name"}` |
-//! | byte string | `{"@bytes": "hexadecimal"}` |
-//! | record | `{"@record": "label", "@fields": [..]}`; a label that is no symbol is written `{"@label": ..}` |
-//! | dictionary | an object, if all keys are symbols and none begins with `@`; otherwise `{"@dictionary": [[k, v], ..]}` |
-//! | set | `{"@set": [..]}` |
-//! | capability | `{"@embedded": ..}`, which means something within one session only |
-//!
-//! Walked with a stack of what is left to do, not by recursion.
+//! Values to JSON, walked with a stack of what is left to do, not by recursion.
 
 use std::fmt::Write;
 
 use staunch_protocols::wire::{View, tag};
 
-use super::value::show;
+use crate::cli::value::show;
 
 /// The greatest integer up to which all are numbers to all readers of JSON.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
@@ -36,7 +22,7 @@ enum Task<'a> {
 }
 
 /// Appends a value.
-pub(super) fn write(value: View<'_>, out: &mut String) {
+pub(in crate::cli) fn write(value: View<'_>, out: &mut String) {
     let mut rest = vec![Task::Value(value)];
     while let Some(next) = rest.pop() {
         match next {
@@ -150,7 +136,7 @@ fn atom(value: View<'_>, out: &mut String) {
 }
 
 /// Appends a string. Control characters are escaped, also those that JSON does not ask it of: terminals heed them.
-pub(super) fn quote(text: &str, out: &mut String) {
+pub(in crate::cli) fn quote(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
         match c {
