@@ -9,10 +9,12 @@
 //! - `cap`, `attenuate`: capabilities and their caveats.
 //! - `principals`: what each client's owner holds.
 //! - `linger`: how long sessions wait for their peers in the end.
+//! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
 mod attenuate;
 mod cap;
+pub mod client;
 mod dataspace;
 mod gatekeeper;
 mod linger;

@@ -43,10 +43,24 @@ impl FromStr for Address {
         let Some(address) = text.strip_prefix("tcp:") else {
             return Err("expected tcp:ADDRESS:PORT or unix:PATH".to_owned());
         };
-        address.parse().map(Address::Tcp).map_err(|_| {
-            format!("{address} is not a numeric address with a port, as in 127.0.0.1:9001 or [::1]:9001")
+        address.parse().map(Address::Tcp).map_err(|_| match host_name(address) {
+            Some((host, port)) => format!(
+                "{host} is a name. Where to listen is given as a numeric address: tcp:127.0.0.1:{port} for this \
+                 machine alone, tcp:0.0.0.0:{port} for all its IPv4 networks"
+            ),
+            None => {
+                format!("{address} is not a numeric address with a port, as in 127.0.0.1:9001 or [::1]:9001")
+            }
         })
     }
+}
+
+/// A host name and a port, if that is what stands there.
+fn host_name(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let is_name = host.starts_with(|c: char| c.is_ascii_alphabetic())
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    Some((host, port.parse().ok()?)).filter(|_| is_name)
 }
 
 impl fmt::Display for Address {
@@ -58,11 +72,40 @@ impl fmt::Display for Address {
     }
 }
 
+/// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
+#[derive(Clone)]
+pub struct Binding {
+    /// A canonical value without capabilities.
+    pub oid: Vec<u8>,
+    /// The secret; of any length.
+    pub key: Vec<u8>,
+}
+
+impl Binding {
+    /// The well-known one of development: `"syndicate"` under the empty key. It lets everybody in.
+    pub fn well_known() -> Binding {
+        let mut oid = Vec::new();
+        encode::string(&mut oid, "syndicate");
+        Binding { oid, key: Vec::new() }
+    }
+}
+
+impl fmt::Debug for Binding {
+    /// Without the key, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Binding").field("oid", &self.oid).finish_non_exhaustive()
+    }
+}
+
 /// How to run a broker.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Address>,
+    /// Permissions of the files of Unix sockets (writing is what connecting takes); `None` leaves them to the umask.
+    pub socket_mode: Option<u32>,
+    /// What lets clients in; of two with the same oid the later counts.
+    pub bindings: Vec<Binding>,
     /// Worker threads.
     pub workers: usize,
     /// Debt above which a connection is not read, in cost units (bytes, and 32 per event).
@@ -88,6 +131,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: Vec::new(),
+            socket_mode: None,
+            bindings: Vec::new(),
             workers: SchedulerConfig::default().workers,
             debt_max: 2 << 20,
             connections_max: 100_000,
@@ -154,16 +199,26 @@ pub struct Server {
 
 impl Server {
     /// Starts a broker whose gatekeeper binds the well-known reference, `"syndicate"` signed with the empty key,
-    /// to a dataspace.
+    /// to the dataspace, too.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// [`StartError`]: among others, an address that is not this machine's alone.
     pub fn start_dev(config: &Config) -> Result<Server, StartError> {
         for address in &config.listen {
             if matches!(address, Address::Tcp(a) if !a.ip().is_loopback()) {
                 return Err(StartError::NotLocal(address.clone()));
             }
         }
+        let mut config = config.clone();
+        config.bindings.push(Binding::well_known());
+        Server::start(&config)
+    }
+
+    /// Starts a broker whose gatekeeper gives a dataspace to whoever the bindings let in.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(config: &Config) -> Result<Server, StartError> {
         let _ = staunch_system::limits::raise_open_files();
         let orphaned = Limits::new(config.orphaned_max).with_resume_below(config.orphaned_max / 2);
         let limits = PrincipalLimits { connections_max: config.connections_max, orphaned };
@@ -174,9 +229,9 @@ impl Server {
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
         let gatekeeper = Gatekeeper::default();
-        let mut oid = Vec::new();
-        encode::string(&mut oid, "syndicate");
-        gatekeeper.bind(&oid, b"", dataspace);
+        for binding in &config.bindings {
+            gatekeeper.bind(&binding.oid, &binding.key, dataspace.clone());
+        }
         let initial = Cap::new(Entity::Gatekeeper(Arc::new(gatekeeper)));
         let mut server = Server { broker, acceptors: Vec::new() };
         for address in &config.listen {
@@ -190,7 +245,7 @@ impl Server {
             Buffers { send_bytes: Some(config.send_buffer), receive_bytes: Some(config.receive_buffer) };
         let listener = match address {
             Address::Tcp(address) => Listener::tcp(*address, buffers)?,
-            Address::Unix(path) => Listener::unix(path, None, buffers)?,
+            Address::Unix(path) => Listener::unix(path, config.socket_mode, buffers)?,
         };
         let session = SessionConfig {
             debt_max: config.debt_max,

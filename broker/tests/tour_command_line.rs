@@ -78,7 +78,7 @@ fn end(mut child: Child, signal: &str) -> String {
 #[test]
 fn help_and_version_are_there() {
     for (arguments, words) in [
-        (&["--help"][..], &["tour", "serve", "Usage: staunch"][..]),
+        (&["--help"][..], &["tour", "serve", "observe", "completions", "Usage: staunch"][..]),
         (&["serve", "--help"], &["--dev", "tcp:127.0.0.1:9001", "unix:PATH", "STAUNCH_LOG"]),
         (&["tour", "--help"], &["--seconds", "--plain", "--keep", "status 0"]),
         (&["--version"], &[concat!("staunch ", env!("CARGO_PKG_VERSION"))]),
@@ -89,7 +89,6 @@ fn help_and_version_are_there() {
         words.iter().for_each(|word| assert!(text.contains(word), "{arguments:?}: {word:?} in {text}"));
     }
     assert_eq!(output(&[]).status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output(&["serve"]).stderr).contains("--dev"));
 }
 
 #[test]
@@ -97,7 +96,8 @@ fn bad_addresses_are_told_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| format!("unix:{}", folder.path().join(name).display());
     check_refused("9001", &["tcp:ADDRESS:PORT", "unix:PATH"]);
-    check_refused("tcp:localhost:9001", &["127.0.0.1:9001"]);
+    check_refused("tcp:localhost:9001", &["127.0.0.1:9001", "localhost is a name"]);
+    check_refused("tcp:127.0.0.1", &["with a port"]);
     check_refused("unix:", &["path"]);
     check_refused("tcp:0.0.0.0:9001", &["loopback", "127.0.0.1"]);
     check_refused(&path("none/socket"), &["does not exist", "Make it"]);
@@ -109,6 +109,59 @@ fn bad_addresses_are_told_with_what_to_do() {
     check_refused(&format!("tcp:{}", listener.local_addr().unwrap()), &["already", "another port"]);
     let _listener = UnixListener::bind(folder.path().join("used")).unwrap();
     check_refused(&path("used"), &["already", "another path"]);
+}
+
+#[test]
+fn flags_that_cannot_be_are_refused() {
+    for (arguments, words) in [
+        (&["--send-buffer", "0"][..], &["4096", "--send-buffer"][..]),
+        (&["--receive-buffer", "99999999999"], &["1073741824"]),
+        (&["--debt-max", "0"], &["4096", "--debt-max"]),
+        (&["--outbox-max", "18446744073709551615"], &["--outbox-max"]),
+        (
+            &["--listen", "tcp:127.0.0.1:9", "--listen", "tcp:127.0.0.1:9"],
+            &["given twice", "tcp:127.0.0.1:9"],
+        ),
+        (&["--listen", "unix:/tmp/s", "--listen", "unix:/tmp/s"], &["given twice", "unix:/tmp/s"]),
+        (&["--socket-mode", "rw"], &["octal"]),
+        (&["--key-file", "key"], &["--dev", "--key-file"]),
+    ] {
+        let output = output(&[&["serve", "--dev"], arguments].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        words.iter().for_each(|word| assert!(text.contains(word), "{arguments:?}: {word:?} in {text}"));
+    }
+    // Two that overlap: known only when the system says so.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key").display().to_string();
+    let (all, one) = (format!("tcp:0.0.0.0:{port}"), format!("tcp:127.0.0.1:{port}"));
+    let output = output(&["serve", "--key-file", &key, "--listen", &all, "--listen", &one]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("overlap"), "{text}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made_from_the_flags() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = output(&["completions", shell]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("key-file") && text.contains("attenuate"),
+            "{shell}"
+        );
+    }
+    assert_eq!(output(&["completions", "csh"]).status.code(), Some(2));
+    let page = output(&["man"]);
+    assert!(String::from_utf8_lossy(&page.stdout).contains(".TH staunch 1"));
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man/man1");
+    assert!(output(&["man", pages.to_str().unwrap()]).status.success());
+    let observe = std::fs::read_to_string(pages.join("staunch-observe.1")).unwrap();
+    assert!(observe.contains("snapshot") && observe.contains("Patterns are values with holes"));
+    assert!(pages.join("staunch-ref-mint.1").exists());
+    let output = output(&["man", "/dev/null/man"]);
+    assert!(output.status.code() == Some(1) && !output.stderr.is_empty());
 }
 
 #[test]

@@ -52,6 +52,38 @@ impl SturdyError {
     }
 }
 
+/// Why a caveat cannot be signed so that gatekeepers accept it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CaveatFault {
+    /// It, or a rewrite in it, is invalid.
+    #[error(transparent)]
+    Invalid(#[from] CaveatError),
+    /// It has fields that its kind does not have. They would be lost before the signature is checked.
+    #[error("it has more fields than its kind has")]
+    Surplus,
+    /// It holds a capability, which has no form that can be signed.
+    #[error("a capability in it cannot be signed")]
+    Capability,
+}
+
+/// Checks that a canonical value, signed as a caveat, would be accepted.
+///
+/// # Returns
+/// Whether it is known here. One that is not lets nothing pass, but others may know it.
+///
+/// # Errors
+/// [`CaveatFault`].
+pub fn check_caveat(caveat: View<'_>) -> Result<bool, CaveatFault> {
+    if holds_capability(caveat) {
+        return Err(CaveatFault::Capability);
+    }
+    let compiled = compile(std::iter::once(caveat))?;
+    if compiled.has_surplus {
+        return Err(CaveatFault::Surplus);
+    }
+    Ok(!compiled.caveats.has_unknown())
+}
+
 impl SturdyRef {
     /// The unrestricted sturdyref for `oid` (a canonical value without capabilities), signed with `key`, which
     /// may have any length.

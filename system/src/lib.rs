@@ -7,7 +7,8 @@
 //! | [`poll`] | one epoll set that many threads may wait on, the eventfd that wakes them, and a timer |
 //! | [`net`] | non-blocking TCP and Unix listeners and streams, and who is at the other end |
 //! | [`limits`] | the process's resource limits |
-//! | [`process`] | what the process itself uses: memory, processor time, threads, descriptors |
+//! | [`process`] | whose the process is and what it uses: memory, processor time, threads, descriptors |
+//! | [`wait`] | waiting for a few descriptors of any kind |
 //!
 //! Nothing here blocks unless its name says so, nothing logs, and every descriptor is opened with close-on-exec.
 //! Errors are the kernel's own ([`std::io::Error`]); where a path or an address explains one, it is named in it.
@@ -17,3 +18,4 @@ pub mod limits;
 pub mod net;
 pub mod poll;
 pub mod process;
+pub mod wait;

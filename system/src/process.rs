@@ -1,4 +1,4 @@
-//! What the process itself uses: memory, processor time, threads, descriptors.
+//! Whose the process is, and what it uses: memory, processor time, threads, descriptors.
 //!
 //! Read from `/proc/self` (`proc(5)`), at the cost of opening and reading one small file each: for a metrics page,
 //! not for a hot path.
@@ -31,6 +31,11 @@ pub struct Cpu {
     pub total: Duration,
     /// How many threads there are now.
     pub threads: u64,
+}
+
+/// The user with whose rights the process acts (`geteuid(2)`); 0 is root.
+pub fn effective_user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// The process's memory now.

@@ -96,6 +96,16 @@ impl Caveats {
         self.segments.is_empty()
     }
 
+    /// Whether one of them is malformed or of a kind that is not known here, so that nothing passes.
+    pub fn has_unknown(&self) -> bool {
+        let mut steps = self.segments.iter().flat_map(|segment| {
+            let program = &segment.program;
+            let steps = &program.lists[segment.list as usize].steps;
+            &program.steps[steps.start as usize..steps.end as usize]
+        });
+        steps.any(|step| matches!(step, Step::Unknown))
+    }
+
     /// The list in canonical bytes, as a sequence.
     pub fn source(&self) -> &[u8] {
         match (&self.joined, &self.segments[..]) {
