@@ -12,11 +12,13 @@
 //! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
+mod accept;
 mod attenuate;
 mod cap;
 pub mod client;
 mod dataspace;
 mod gatekeeper;
+pub mod limits;
 mod linger;
 mod outbox;
 mod principals;
@@ -31,13 +33,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use staunch_flowctl::{AuditError, Ledger, PrincipalLimits};
 use staunch_index::{Scratch, Stored};
 use staunch_protocols::caveat;
-use staunch_protocols::wire::Scanner;
+use staunch_protocols::wire::{self, Scanner};
 
 use dataspace::{Dataspace, Router};
+use limits::Limits;
 use linger::Lingering;
 use principals::Principals;
 use relay::{Failure, Session, Slice};
@@ -72,6 +75,12 @@ impl Default for Local {
 }
 
 impl Local {
+    /// A scanner with these limits.
+    fn take_scanner(&mut self, limits: wire::Limits) -> Scanner {
+        let known = self.scanners.pop().filter(|scanner| *scanner.limits() == limits);
+        known.unwrap_or_else(|| Scanner::new(limits))
+    }
+
     fn put_scanner(&mut self, mut scanner: Scanner) {
         if self.scanners.len() < 4 {
             scanner.reset();
@@ -125,6 +134,7 @@ struct Counters {
     transient_drops: AtomicU64,
     throttled: AtomicU64,
     ended: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// What all parts of one broker share.
@@ -140,13 +150,14 @@ pub(crate) struct Broker {
     dataspaces: Mutex<Vec<Weak<Dataspace>>>,
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
+    limits: RwLock<Arc<Limits>>,
 }
 
 impl Broker {
-    fn new(limits: PrincipalLimits, fan_out_max: u64) -> io::Result<Arc<Broker>> {
+    fn new(principal: PrincipalLimits, fan_out_max: u64, limits: Limits) -> io::Result<Arc<Broker>> {
         Ok(Arc::new(Broker {
             scheduler: OnceLock::new(),
-            ledger: Ledger::new(limits),
+            ledger: Ledger::new(principal),
             principals: Principals::default(),
             sessions: DashMap::new(),
             handles: Arc::new(AtomicU64::new(1)),
@@ -155,6 +166,7 @@ impl Broker {
             lingering: Lingering::new()?,
             dataspaces: Mutex::default(),
             fan_out_max,
+            limits: RwLock::new(Arc::new(limits)),
         }))
     }
 
@@ -169,6 +181,11 @@ impl Broker {
 
     pub(crate) fn scheduler(&self) -> &Scheduler<Local> {
         self.scheduler.get().expect("set before the first connection is accepted")
+    }
+
+    /// What peers may have, as of now.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        self.limits.read().clone()
     }
 
     /// A handle that no assertion has had.

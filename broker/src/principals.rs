@@ -1,27 +1,83 @@
-//! Who connections belong to, and what each may have.
+//! Who connections belong to, and what each holds.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use dashmap::DashMap;
+
+use crate::limits::{Meter, Taken};
 
 /// What one principal holds, beside its debts.
 #[derive(Default)]
 pub(crate) struct Holdings {
+    pub(crate) assertions: Taken,
+    pub(crate) observations: Taken,
+    pub(crate) references: Taken,
     /// Skeletons that exist because of it. Relaxed throughout: a bound, nothing is published by it.
     skeletons: AtomicU64,
+    /// Where it is listed.
+    listed: Option<(Box<str>, Weak<Map>)>,
 }
 
-/// Holdings by the principal's name.
+type Map = DashMap<Box<str>, Weak<Holdings>>;
+
+impl Drop for Holdings {
+    fn drop(&mut self) {
+        if let Some((name, map)) = &self.listed
+            && let Some(map) = map.upgrade()
+        {
+            // It may have come back meanwhile.
+            map.remove_if(name, |_, held| held.strong_count() == 0);
+        }
+    }
+}
+
+/// Holdings by the principal's name, as long as anybody of it is there: addresses seen once do not pile up.
 #[derive(Default)]
-pub(crate) struct Principals(DashMap<Box<str>, Arc<Holdings>>);
+pub(crate) struct Principals {
+    map: Arc<Map>,
+    pub(crate) arrivals: Arrivals,
+}
+
+/// New connections, by principal: remembered for as long as they count, also when all of them have gone.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    meters: DashMap<Box<str>, Meter>,
+    /// How many there may be before those that are full are forgotten. Relaxed throughout: a bound.
+    forget_above: AtomicUsize,
+}
+
+impl Arrivals {
+    /// So few need not be looked through.
+    const KNOWN_MIN: usize = 1024;
+
+    /// Whether one more connection of this principal may come now.
+    pub(crate) fn admit(&self, principal: &str, rate: u64, burst: u64) -> bool {
+        let now = Instant::now();
+        let is_admitted = self.meters.entry(principal.into()).or_default().admit(rate, burst, now);
+        let count = self.meters.len();
+        if count > self.forget_above.load(Ordering::Relaxed).max(Arrivals::KNOWN_MIN) {
+            // Each time as many have come as were left the last time.
+            self.meters.retain(|_, meter| !meter.is_full(rate, burst, now));
+            self.forget_above.store(2 * self.meters.len(), Ordering::Relaxed);
+        }
+        is_admitted
+    }
+}
 
 impl Principals {
     pub(crate) fn get(&self, name: &str) -> Arc<Holdings> {
-        if let Some(known) = self.0.get(name) {
-            return known.clone();
+        let mut entry = self.map.entry(name.into()).or_default();
+        if let Some(known) = entry.upgrade() {
+            return known;
         }
-        self.0.entry(name.into()).or_default().clone()
+        let listed = Some((Box::from(name), Arc::downgrade(&self.map)));
+        let mut holdings = Holdings::default();
+        holdings.listed = listed;
+        let new = Arc::new(holdings);
+        *entry = Arc::downgrade(&new);
+        new
     }
 }
 
@@ -47,5 +103,23 @@ impl SkeletonShare {
 impl Drop for SkeletonShare {
     fn drop(&mut self) {
         self.0.skeletons.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_gone_is_forgotten() {
+        let principals = Principals::default();
+        let first = principals.get("a");
+        assert!(Arc::ptr_eq(&first, &principals.get("a")));
+        let second = principals.get("b");
+        assert_eq!(principals.map.len(), 2);
+        drop(first);
+        assert_eq!(principals.map.len(), 1);
+        drop(second);
+        assert_eq!(principals.map.len(), 0);
     }
 }

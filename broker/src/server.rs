@@ -11,15 +11,17 @@ use std::time::Duration;
 pub use staunch_flowctl::AuditError;
 use staunch_flowctl::{Account, Limits, PrincipalLimits};
 use staunch_protocols::wire::{self, encode};
-use staunch_system::net::{Buffers, Listener, Peer};
+use staunch_system::net::{Buffers, Listener};
 use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
+use crate::accept::{Acceptor, Refusals};
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::Gatekeeper;
+use crate::limits::Limits as PeerLimits;
 use crate::relay::{Session, SessionConfig};
-use crate::schedule::{Outcome, Ready, Registration, Scheduler, SchedulerConfig, Task, TaskState, Worker};
+use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,8 +112,8 @@ pub struct Config {
     pub workers: usize,
     /// Debt above which a connection is not read, in cost units (bytes, and 32 per event).
     pub debt_max: u64,
-    /// Connections of one principal.
-    pub connections_max: u64,
+    /// What peers may have.
+    pub limits: PeerLimits,
     /// What the ended connections of one principal may owe before its new ones are not read, in cost units.
     pub orphaned_max: u64,
     /// Bytes that may wait for one connection, large bodies that others get too not counted, before whoever causes
@@ -135,7 +137,7 @@ impl Default for Config {
             bindings: Vec::new(),
             workers: SchedulerConfig::default().workers,
             debt_max: 2 << 20,
-            connections_max: 100_000,
+            limits: PeerLimits::default(),
             orphaned_max: 64 << 20,
             outbox_max: 64 << 20,
             fan_out_max: 256 << 20,
@@ -221,8 +223,9 @@ impl Server {
     pub fn start(config: &Config) -> Result<Server, StartError> {
         let _ = staunch_system::limits::raise_open_files();
         let orphaned = Limits::new(config.orphaned_max).with_resume_below(config.orphaned_max / 2);
-        let limits = PrincipalLimits { connections_max: config.connections_max, orphaned };
-        let broker = Broker::new(limits, config.fan_out_max).map_err(StartError::Scheduler)?;
+        let limits = PrincipalLimits { connections_max: config.limits.principal_connections, orphaned };
+        let broker =
+            Broker::new(limits, config.fan_out_max, config.limits.clone()).map_err(StartError::Scheduler)?;
         let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);
@@ -249,10 +252,12 @@ impl Server {
         };
         let session = SessionConfig {
             debt_max: config.debt_max,
-            assertions_max: 10_000_000,
-            skeletons_max: 20_000,
             outbox_max: config.outbox_max,
-            packet: wire::Limits::default(),
+            packet: wire::Limits {
+                packet_bytes_max: config.limits.packet_bytes,
+                depth_max: config.limits.packet_depth,
+                ..wire::Limits::default()
+            },
         };
         let acceptor = Arc::new(Acceptor {
             state: TaskState::new(),
@@ -261,6 +266,7 @@ impl Server {
             initial: initial.clone(),
             session,
             buffers,
+            refusals: Refusals::default(),
         });
         let scheduler = self.broker.scheduler();
         let registration = scheduler.register_for(&acceptor.listener, acceptor.clone(), Interest::Read)?;
@@ -283,6 +289,11 @@ impl Server {
         for (acceptor, _) in &self.acceptors {
             self.broker.scheduler().notify(acceptor, Ready::WAKE);
         }
+    }
+
+    /// Has other limits hold from now on.
+    pub fn set_limits(&self, limits: PeerLimits) {
+        *self.broker.limits.write() = Arc::new(limits);
     }
 
     /// Who owes what: live connections, and ended ones that still owe something.
@@ -350,9 +361,9 @@ impl Server {
         self.broker.ledger.total_debt()
     }
 
-    /// Events delivered, write calls made, messages dropped since they would have introduced a capability, and
-    /// times that a connection was held back, so far.
-    pub fn counts(&self) -> [(&'static str, u64); 5] {
+    /// Events delivered, write calls made, messages dropped since they would have introduced a capability, times that a
+    /// connection was held back, connections ended and connections refused, so far.
+    pub fn counts(&self) -> [(&'static str, u64); 6] {
         let c = &self.broker.counters;
         // Relaxed: counters only.
         let read =
@@ -363,6 +374,7 @@ impl Server {
             ("transient drops", read(&c.transient_drops)),
             ("throttled", read(&c.throttled)),
             ("ended", read(&c.ended)),
+            ("refused", read(&c.refused)),
         ]
     }
 
@@ -387,59 +399,5 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown();
-    }
-}
-
-/// For how long a TCP peer may be silent before the kernel asks whether it is there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-
-/// Accepts connections on one listener.
-struct Acceptor {
-    state: TaskState,
-    broker: Weak<Broker>,
-    listener: Listener,
-    initial: Cap,
-    session: SessionConfig,
-    buffers: Buffers,
-}
-
-impl Task<Local> for Acceptor {
-    fn state(&self) -> &TaskState {
-        &self.state
-    }
-
-    fn run(self: Arc<Self>, _: Ready, _: &mut Worker<Local>) -> Outcome {
-        let Some(broker) = self.broker.upgrade() else { return Outcome::Idle };
-        for _ in 0..64 {
-            let (stream, peer) = match self.listener.accept() {
-                Ok(Some(accepted)) => accepted,
-                Ok(None) => return Outcome::Idle,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept; will try again");
-                    return Outcome::Idle;
-                }
-            };
-            let (principal, name) = match peer {
-                Peer::Tcp(address) => (format!("tcp:{}", address.ip()), format!("tcp:{address}")),
-                Peer::Unix(who) => (format!("uid:{}", who.uid), format!("unix:{}:{}", who.uid, who.pid)),
-            };
-            match peer {
-                // Unlike a TCP socket, it has not inherited them from the listener.
-                Peer::Unix(_) => _ = stream.set_buffers(self.buffers),
-                // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
-                // what it wrote, until its kernel gives up.
-                Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
-            }
-            match Session::open(&broker, stream, &principal, &name, self.initial.clone(), self.session) {
-                Ok(session) => {
-                    if let Err(error) = session.start() {
-                        tracing::warn!(%error, connection = name, "cannot watch a connection");
-                        session.break_off();
-                    }
-                }
-                Err(error) => tracing::warn!(principal, "refused a connection: {error}"),
-            }
-        }
-        Outcome::Again(Ready::READABLE)
     }
 }

@@ -16,6 +16,8 @@ use staunch_protocols::wire::{Int, Progress, Scanner, View, tag};
 
 use super::{Remote, Session};
 use crate::cap::{self, Cap, Caps, Entity, stored_id};
+use crate::limits::{Exceeded, Share, Thing};
+use crate::principals::Holdings;
 
 /// A counted reference to an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,9 @@ pub(crate) struct Membrane {
     exported_ids: HashMap<u64, u64, RandomState>,
     next_oid: u64,
     imported: HashMap<Int, Entry, RandomState>,
+    /// The share for those, of what its principal may have.
+    references: Share,
+    holdings: Arc<Holdings>,
     /// What the assertions sent to the peer hold, by handle; only those that hold something.
     sent: HashMap<u64, Refs, RandomState>,
     /// How many assertions the peer has been told of, in the order of its outbox, that refer to each of ours; see
@@ -60,9 +65,15 @@ pub(crate) struct Membrane {
 pub(crate) enum ImportError {
     Reference(packet::PacketError),
     Caveat(CaveatError),
+    TooMany(Exceeded),
 }
 
 impl Membrane {
+    /// An empty one, of a connection of this principal's.
+    pub(crate) fn new(holdings: Arc<Holdings>) -> Membrane {
+        Membrane { holdings, ..Membrane::default() }
+    }
+
     /// Exports the entity that the peer starts from, for good, as oid 0.
     pub(crate) fn export_initial(&mut self, cap: Cap) {
         self.exported_ids.insert(cap.id(), 0);
@@ -107,6 +118,12 @@ impl Membrane {
     ) -> Result<(Cap, Option<Ref>, bool), ImportError> {
         match WireRef::read(reference).map_err(ImportError::Reference)? {
             WireRef::Mine(oid) => {
+                let count = self.imported.len() as u64 + 1;
+                if count > self.references.room() && !self.imported.contains_key(&oid) {
+                    let (taken, limits) = (&session.holdings().references, session.broker().limits());
+                    let covered = self.references.cover(count, Thing::References, taken, &limits);
+                    covered.map_err(ImportError::TooMany)?;
+                }
                 let entry = self.imported.entry(oid.clone()).or_insert_with(|| {
                     let remote = Arc::new(Remote::new(session.clone(), oid.clone()));
                     Entry { cap: Cap::new(Entity::Remote(remote)), count: 0, sent: 0 }
@@ -151,6 +168,7 @@ impl Membrane {
                 entry.count -= 1;
                 if entry.count == 0 {
                     self.imported.remove(oid);
+                    self.references.trim(self.imported.len() as u64, &self.holdings.references);
                 }
             }
         }
@@ -296,7 +314,9 @@ impl Membrane {
 
     /// Forgets everything, for good. What was there is to be dropped piece by piece.
     pub(crate) fn close(&mut self) -> Remains {
-        let closed = Membrane { is_closed: true, removals: self.removals + 1, ..Membrane::default() };
+        self.references.release(&self.holdings.references);
+        let holdings = self.holdings.clone();
+        let closed = Membrane { is_closed: true, removals: self.removals + 1, ..Membrane::new(holdings) };
         let Membrane { exported, imported, sent, .. } = std::mem::replace(self, closed);
         Remains { exported: exported.into_iter(), imported: imported.into_iter(), sent: sent.into_iter() }
     }

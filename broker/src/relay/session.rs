@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
 use parking_lot::{Mutex, MutexGuard};
-use staunch_flowctl::{Account, ConnectionsExhausted, OpenConnection};
+use staunch_flowctl::{Account, OpenConnection};
 use staunch_protocols::caveat::CaveatError;
 use staunch_protocols::packet::PacketError;
 use staunch_protocols::wire::{CanonError, Int, Limits, ScanError, Scanner};
@@ -22,6 +22,7 @@ use super::handles::{Handles, Held};
 use super::membrane::Membrane;
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
+use crate::limits::{Exceeded, Share};
 use crate::outbox::Outbox;
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
@@ -32,10 +33,6 @@ use crate::{Broker, Local};
 pub(crate) struct SessionConfig {
     /// Debt above which it is not read.
     pub(crate) debt_max: u64,
-    /// Live assertions.
-    pub(crate) assertions_max: u64,
-    /// Skeletons that exist because of its principal.
-    pub(crate) skeletons_max: u64,
     /// Bytes that may wait for it before those who cause more are held back.
     pub(crate) outbox_max: usize,
     /// Bounds on one packet.
@@ -62,9 +59,9 @@ pub(crate) enum Failure {
     TransientReference,
     #[error("Invalid capability attenuation: {0}")]
     Caveat(CaveatError),
-    #[error("More than {0} assertions")]
-    TooManyAssertions(u64),
-    #[error("More than {0} kinds of pattern (skeletons) for this principal")]
+    #[error("{0}")]
+    TooMany(Exceeded),
+    #[error("More than {0} kinds of pattern (skeletons) of one principal")]
     TooManySkeletons(u64),
     #[error("{0}")]
     Peer(String),
@@ -87,6 +84,10 @@ pub(crate) enum Failure {
 /// What only the worker that runs the session touches.
 pub(super) struct Inbound {
     pub(super) handles: Handles,
+    /// Its share for those.
+    pub(super) assertions: Share,
+    /// How many of them are observations, and the share for these.
+    pub(super) observations: (u64, Share),
     /// What turns retracted that then failed: to be retracted in the end, as if they had not been.
     pub(super) leftovers: Vec<Held>,
     /// The beginning of a packet, or what was read and has to wait.
@@ -145,16 +146,17 @@ impl Session {
     pub(crate) fn open(
         broker: &Arc<Broker>,
         stream: Stream,
+        connection: OpenConnection,
         principal: &str,
         name: &str,
         initial: Cap,
         config: SessionConfig,
-    ) -> Result<Arc<Session>, ConnectionsExhausted> {
+    ) -> Arc<Session> {
         let owner = broker.ledger.principal(principal);
-        let connection = owner.try_open()?;
         let limits = staunch_flowctl::Limits::new(config.debt_max).with_resume_below(config.debt_max / 2);
         let account = broker.ledger.open_account(&owner, name, limits);
-        let mut membrane = Membrane::default();
+        let holdings = broker.principals.get(principal);
+        let mut membrane = Membrane::new(holdings.clone());
         membrane.export_initial(initial);
         let session = Arc::new(Session {
             state: TaskState::new(),
@@ -164,12 +166,14 @@ impl Session {
             broker: broker.clone(),
             stream,
             account,
-            holdings: broker.principals.get(principal),
+            holdings,
             connection: Mutex::new(Some(connection)),
             registration: OnceLock::new(),
             waker: OnceLock::new(),
             inbound: Mutex::new(Inbound {
                 handles: Handles::default(),
+                assertions: Share::default(),
+                observations: Default::default(),
                 leftovers: Vec::new(),
                 carry: Vec::new(),
                 scanner: None,
@@ -191,7 +195,7 @@ impl Session {
             is_closed: AtomicBool::new(false),
         });
         broker.sessions.insert(session.id, session.clone());
-        Ok(session)
+        session
     }
 
     /// Starts to read.
@@ -244,10 +248,6 @@ impl Session {
 
     pub(crate) fn broker(&self) -> &Arc<Broker> {
         &self.broker
-    }
-
-    pub(crate) fn config(&self) -> &SessionConfig {
-        &self.config
     }
 
     pub(crate) fn holdings(&self) -> &Arc<Holdings> {
@@ -325,6 +325,8 @@ impl Task<Local> for Session {
         local.stage.publish_staged(&self.broker);
         self.flush(local, &worker.queue);
         inbound.full.append(&mut local.stage.take_full());
+        let count = inbound.handles.len() as u64;
+        inbound.assertions.trim(count, &self.holdings.assertions);
         local.publish_counts(&self.broker);
         outcome
     }

@@ -48,11 +48,32 @@ enum Value {
 
 /// What one event does.
 enum Event {
-    Assert { target: Cap, value: Value, caps: Caps, handle: Int, subscribes: Option<Subscribes> },
-    Retract { held: Held, dataspace: Option<Arc<Dataspace>> },
-    RetractSame { assert: usize },
-    Message { target: Cap, value: Value, caps: Caps },
-    Sync { target: Cap, peer: Cap, refs: Refs },
+    Assert {
+        target: Cap,
+        value: Value,
+        caps: Caps,
+        handle: Int,
+        /// It counts as an observation, well-formed or not.
+        observes: bool,
+        subscribes: Option<Subscribes>,
+    },
+    Retract {
+        held: Held,
+        dataspace: Option<Arc<Dataspace>>,
+    },
+    RetractSame {
+        assert: usize,
+    },
+    Message {
+        target: Cap,
+        value: Value,
+        caps: Caps,
+    },
+    Sync {
+        target: Cap,
+        peer: Cap,
+        refs: Refs,
+    },
 }
 
 /// The observation that an assertion asks for.
@@ -157,7 +178,7 @@ impl Session {
         subscribes: &Subscribes,
     ) -> Result<Prepared<Router>, Failure> {
         use staunch_index::Endpoint as _;
-        let skeletons_max = self.config().skeletons_max;
+        let skeletons_max = self.broker().limits().principal_skeletons;
         let admit = || SkeletonShare::take(self.holdings(), skeletons_max);
         let domain = Target::of(&subscribes.observer, self.id()).handle_domain();
         let prepared = dataspace.index.prepare(&subscribes.pattern, domain, admit);

@@ -9,18 +9,13 @@ use crate::schedule::{Scheduler, SchedulerConfig};
 /// What a worker had published and not flushed when it panicked arrives all the same.
 #[test]
 fn a_stage_that_is_dropped_has_others_flush() {
-    let broker = Broker::new(PrincipalLimits::default(), u64::MAX).unwrap();
+    let broker = Broker::new(PrincipalLimits::default(), u64::MAX, crate::limits::Limits::default()).unwrap();
     let config = SchedulerConfig { workers: 1, ..SchedulerConfig::default() };
     let _ = broker.scheduler.set(Scheduler::start(config).unwrap());
     let (ours, theirs) = Stream::pair().unwrap();
-    let config = SessionConfig {
-        debt_max: 1000,
-        assertions_max: 10,
-        skeletons_max: 10,
-        outbox_max: 1000,
-        packet: Limits::default(),
-    };
-    let session = Session::open(&broker, theirs, "p", "s", Cap::new(Entity::Inert), config).unwrap();
+    let config = SessionConfig { debt_max: 1000, outbox_max: 1000, packet: Limits::default() };
+    let connection = broker.ledger.principal("p").try_open().unwrap();
+    let session = Session::open(&broker, theirs, connection, "p", "s", Cap::new(Entity::Inert), config);
     session.start().unwrap();
     let mut stage = Stage::default();
     stage.begin(session.account(), 0, u64::MAX);

@@ -105,6 +105,8 @@ impl Session {
         let ending = &mut inbound.ending;
         if !std::mem::replace(&mut ending.is_retracted, true) {
             ending.remains = Some(self.membrane.lock().close());
+            inbound.assertions.release(&self.holdings.assertions);
+            inbound.observations.1.release(&self.holdings.observations);
             self.account.retire();
         }
         if let Some(remains) = &mut ending.remains

@@ -151,7 +151,7 @@ impl Session {
     ) -> Result<usize, Failure> {
         let mut scanner = match inbound.scanner.take() {
             Some(scanner) => scanner,
-            None => local.scanners.pop().unwrap_or_else(|| Scanner::new(self.config.packet)),
+            None => local.take_scanner(self.config.packet),
         };
         let mut done = 0;
         local.slice = Slice::default();

@@ -129,7 +129,7 @@ impl Session {
     ) -> Result<bool, Failure> {
         let Some(turn) = packet::Turn::of(packet) else { return Ok(false) };
         let Ok(oid) = u32::try_from(target.oid) else { return Ok(false) };
-        let room = self.config().assertions_max.saturating_sub(inbound.handles.len() as u64);
+        let room = inbound.assertions.room().saturating_sub(inbound.handles.len() as u64);
         for event in turn.events() {
             let packet::TurnEvent { oid: to, event } = event.map_err(Failure::Packet)?;
             if plains.len() >= EVENTS_MAX.min(room as usize) || to.as_i64() != Some(target.oid) {

@@ -12,6 +12,7 @@ use super::super::membrane::{ImportError, Membrane, Ref, Refs};
 use super::super::session::{Failure, Inbound, Session};
 use super::{Decoded, Event, OwnValue, Subscribes, Value, dataspace_of};
 use crate::cap::{self, Cap, Caps, Entity, stored_id};
+use crate::limits::Thing;
 
 impl Session {
     /// Decodes a turn, event by event, against the membrane.
@@ -79,6 +80,7 @@ impl Session {
         membrane.import(reference, self).map_err(|error| match error {
             ImportError::Reference(error) => Failure::Packet(error),
             ImportError::Caveat(error) => Failure::Caveat(error),
+            ImportError::TooMany(exceeded) => Failure::TooMany(exceeded),
         })
     }
 
@@ -95,9 +97,7 @@ impl Session {
             return Err(Failure::DuplicateHandle(handle));
         }
         let Some((target, number)) = membrane.hold_exported(oid) else { return Ok(()) };
-        if inbound.handles.len() as u64 >= self.config().assertions_max {
-            return Err(Failure::TooManyAssertions(self.config().assertions_max));
-        }
+        self.admit_assertion(inbound)?;
         let (value, caps, mut refs) = self.take_value(membrane, assertion, false)?;
         refs.push(Ref::Exported(number));
         let Some((value, caps)) = restrict(&target, value, caps, assertion, decoded)? else {
@@ -111,11 +111,12 @@ impl Session {
             Value::InPacket(token) => assertion.at(*token),
             Value::Own(value) => value.view(),
         };
-        let subscribes = match target.entity() {
-            Entity::Dataspace(_) if looks_like_observe(view.span()) => subscribes(view, &caps),
-            _ => None,
-        };
-        decoded.events.push(Event::Assert { target, value, caps, handle, subscribes });
+        let observes = matches!(target.entity(), Entity::Dataspace(_)) && looks_like_observe(view.span());
+        if observes {
+            self.admit_observation(inbound)?;
+        }
+        let subscribes = if observes { subscribes(view, &caps) } else { None };
+        decoded.events.push(Event::Assert { target, value, caps, handle, observes, subscribes });
         Ok(())
     }
 
@@ -131,11 +132,42 @@ impl Session {
             && let What::Pending(assert) = full.what
         {
             full.refs.iter().for_each(|r| membrane.release(r));
+            if matches!(decoded.events[assert], Event::Assert { observes: true, .. }) {
+                self.dismiss_observation(inbound);
+            }
             decoded.events.push(Event::RetractSame { assert });
             return;
         }
         let dataspace = dataspace_of(membrane, &held);
+        if super::stored_of(&held).is_some_and(|stored| stored.may_observe()) {
+            self.dismiss_observation(inbound);
+        }
         decoded.events.push(Event::Retract { held, dataspace });
+    }
+
+    /// One more assertion is to be alive.
+    fn admit_assertion(&self, inbound: &mut Inbound) -> Result<(), Failure> {
+        let count = inbound.handles.len() as u64 + 1;
+        if count <= inbound.assertions.room() {
+            return Ok(());
+        }
+        let (taken, limits) = (&self.holdings().assertions, self.broker().limits());
+        inbound.assertions.cover(count, Thing::Assertions, taken, &limits).map_err(Failure::TooMany)
+    }
+
+    /// One more of them is an observation.
+    fn admit_observation(&self, inbound: &mut Inbound) -> Result<(), Failure> {
+        let (count, share) = &mut inbound.observations;
+        let (taken, limits) = (&self.holdings().observations, self.broker().limits());
+        share.cover(*count + 1, Thing::Observations, taken, &limits).map_err(Failure::TooMany)?;
+        *count += 1;
+        Ok(())
+    }
+
+    fn dismiss_observation(&self, inbound: &mut Inbound) {
+        let (count, share) = &mut inbound.observations;
+        *count = count.saturating_sub(1);
+        share.trim(*count, &self.holdings().observations);
     }
 
     /// Brings a value from wire to stored form, and takes in the references in it.

@@ -1,0 +1,180 @@
+//! Each limit: what exceeds it is told so and ends, nobody else notices, and what was taken is given back.
+
+mod common;
+
+use common::*;
+use staunch::limits::{Limits, Quota};
+use staunch::server::{Config, Server};
+
+fn broker(limits: Limits) -> (Server, std::net::SocketAddr) {
+    start(Config { limits, workers: 2, ..Config::default() })
+}
+
+const MANY: Quota = Quota { assertions: 1_000_000, observations: 1_000_000, references: 1_000_000 };
+
+/// Quotas with one number of each kind set.
+fn quotas(n: u64) -> [(&'static str, Quota); 3] {
+    [
+        ("assertions", Quota { assertions: n, ..MANY }),
+        ("observations", Quota { observations: n, ..MANY }),
+        ("references to entities", Quota { references: n, ..MANY }),
+    ]
+}
+
+/// The `n`th event that counts as one thing of this kind. (Coming in takes one assertion and one reference.)
+fn one_of(what: &str, n: i64) -> String {
+    match what {
+        "assertions" => format!("[[1 <A <x {n}> {}>]]", 100 + n),
+        "observations" => format!("[{}]", observe(&record_pattern(&format!("l{}", n % 3), 1), 10, 100 + n)),
+        _ => format!("[[1 <A <x {n} #:[0 {}]> {}>]]", 100 + n, 100 + n),
+    }
+}
+
+/// How many the client may still have of these once it has come in.
+fn room(what: &str, max: i64) -> i64 {
+    if what == "observations" { max } else { max - 1 }
+}
+
+#[test]
+fn a_connection_may_have_so_many() {
+    for (what, quota) in quotas(100) {
+        let (server, address) = broker(Limits { connection: quota, ..Limits::default() });
+        // Twice: what the first took has been given back.
+        for _ in 0..2 {
+            let mut client = Client::tcp(address).resolved();
+            let own = room(what, 100) - i64::from(what != "observations");
+            (0..own).for_each(|n| client.send(&one_of(what, n)));
+            // A Sync brings a reference for a moment.
+            client.sync();
+            // One goes and another comes, as often as one likes.
+            for n in 0..300 {
+                client.send(&format!("[[1 <R {}>]]", 100 + n));
+                client.send(&one_of(what, n + own));
+            }
+            client.sync();
+            let packets: String = (1000..1010).map(|n| one_of(what, n)).collect();
+            client.send_anyway(&bytes(&packets));
+            let why = client.ends_with_error();
+            assert_eq!(why, format!("More than 100 {what} of one connection"));
+            drop(client);
+            until("all is gone", || server.index_counts() == (0, 0, 0) && server.connections() == 0);
+        }
+    }
+}
+
+#[test]
+fn a_principal_may_have_so_many() {
+    for (what, quota) in quotas(500) {
+        let (server, address) = broker(Limits { principal: quota, ..Limits::default() });
+        let mut other = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+        let mut clients: Vec<Client> = Vec::new();
+        let mut ended = None;
+        'all: for _ in 0..20 {
+            let mut client = Client::tcp(address).resolved();
+            for n in 0..60 {
+                client.send_anyway(&bytes(&one_of(what, n)));
+            }
+            client.send_anyway(&bytes("[[1 <S #:[0 99]>]]"));
+            loop {
+                match client.next() {
+                    Came::Turn(events) if events.iter().any(|e| e.oid == 99) => break clients.push(client),
+                    Came::Turn(_) => {}
+                    Came::Error(why) => {
+                        ended = Some(why);
+                        break 'all;
+                    }
+                    came => panic!("{came:?}"),
+                }
+            }
+        }
+        assert_eq!(ended.as_deref(), Some(format!("More than 500 {what} of one principal").as_str()));
+        // Shares are taken ahead, some for each connection.
+        assert!((3..=8).contains(&clients.len()), "{}", clients.len());
+        (0..50).for_each(|n| other.send(&one_of(what, n)));
+        other.sync();
+        drop((clients, other));
+        until("all is gone", || server.index_counts() == (0, 0, 0) && server.connections() == 0);
+        let mut again = Client::tcp(address).resolved();
+        (0..100).for_each(|n| again.send(&one_of(what, n)));
+        again.sync();
+    }
+}
+
+#[test]
+fn limits_can_be_changed() {
+    let (server, address) = broker(Limits::default());
+    let mut client = Client::tcp(address).resolved();
+    (0..200).for_each(|n| client.send(&one_of("assertions", n)));
+    client.sync();
+    let (_, quota) = quotas(50)[0];
+    server.set_limits(Limits { connection: quota, ..Limits::default() });
+    // What is there stays, until it is asked for more than its share.
+    let packets: String = (1000..1100).map(|n| one_of("assertions", n)).collect();
+    client.send_anyway(&bytes(&packets));
+    assert_eq!(client.ends_with_error(), "More than 50 assertions of one connection");
+    server.set_limits(Limits::default());
+    let mut client = Client::tcp(address).resolved();
+    (0..200).for_each(|n| client.send(&one_of("assertions", n)));
+    client.sync();
+}
+
+/// The message of the Error packet that a new connection gets.
+fn refused(mut client: Client) -> Option<String> {
+    match client.next() {
+        Came::Error(why) => Some(why),
+        Came::End => None,
+        came => panic!("{came:?}"),
+    }
+}
+
+#[test]
+fn connections_are_limited() {
+    let (server, address) = broker(Limits { connections: 5, principal_connections: 3, ..Limits::default() });
+    let open = |source: &str| Client::tcp_from(source.parse().unwrap(), address);
+    let mut kept: Vec<Client> = (0..3).map(|_| open("127.0.0.1").resolved()).collect();
+    let why = refused(open("127.0.0.1")).unwrap();
+    assert_eq!(why, "Too many connections: one principal may have 3");
+    kept.extend((0..2).map(|_| open("127.0.0.2").resolved()));
+    assert_eq!(refused(open("127.0.0.3")).unwrap(), "Too many connections: all together may be 5");
+    kept.iter_mut().for_each(|client| _ = client.sync());
+    drop(kept);
+    until("there is room", || server.connections() == 0);
+    (0..3).for_each(|_| _ = open("127.0.0.1").resolved());
+    let refused = server.counts().into_iter().find(|(name, _)| *name == "refused");
+    assert_eq!(refused, Some(("refused", 2)));
+}
+
+#[test]
+fn new_connections_come_at_a_rate() {
+    let limits = Limits { principal_connection_rate: 1, principal_connection_burst: 10, ..Limits::default() };
+    let (_server, address) = broker(limits);
+    let open = |source: &str| Client::tcp_from(source.parse().unwrap(), address);
+    // Also if they end at once.
+    (0..10).for_each(|_| drop(open("127.0.0.1").resolved()));
+    let refusals = (0..10).filter_map(|_| refused_or_none(open("127.0.0.1"))).count();
+    assert!(refusals >= 8, "{refusals}");
+    drop(open("127.0.0.2").resolved());
+}
+
+fn refused_or_none(mut client: Client) -> Option<String> {
+    match client.next_within(std::time::Duration::from_millis(200)) {
+        Came::Error(why) => Some(why),
+        _ => None,
+    }
+}
+
+#[test]
+fn packets_are_limited() {
+    let (_server, address) = broker(Limits { packet_bytes: 10_000, packet_depth: 20, ..Limits::default() });
+    let mut innocent = Client::tcp(address).resolved();
+    for packet in [
+        format!("[[1 <M <x \"{}\">>]]", "x".repeat(10_000)),
+        format!("[[1 <M {}{}>]]", "[".repeat(20), "]".repeat(20)),
+    ] {
+        let mut client = Client::tcp(address).resolved();
+        client.send_anyway(&bytes(&packet));
+        let why = client.ends_with_error();
+        assert!(why.contains("10000") || why.contains("20"), "{why}");
+    }
+    innocent.sync();
+}
