@@ -93,32 +93,56 @@ fn is_name(name: &str) -> bool {
 }
 
 fn body(nodes: &[Node], end: usize) -> Parsed<Body> {
-    let parts = |separator: &str| -> Parsed<Vec<&Node>> {
-        nodes
-            .split(|node| node.is(separator))
-            .map(|part| match part {
-                [only] => Ok(only),
-                [] => fault(end - 1, format!("a pattern is missing beside a `{separator}`")),
-                [_, second, ..] => fault(second.at, "expected `/`, `&` or `.`"),
-            })
-            .collect()
-    };
     let has = |separator: &str| nodes.iter().find(|node| node.is(separator));
     match (has("/"), has("&")) {
         (Some(_), Some(and)) => fault(and.at, "`/` and `&` do not mix: give one of them its own definition"),
         (Some(_), None) => {
-            Ok(Body::Alternatives(parts("/")?.into_iter().map(alternative).collect::<Parsed<_>>()?))
+            let parts = separated(nodes, "/", end)?;
+            Ok(Body::Alternatives(parts.into_iter().map(alternative).collect::<Parsed<_>>()?))
         }
-        (None, Some(_)) => Ok(Body::Intersection(parts("&")?.into_iter().map(field).collect::<Parsed<_>>()?)),
-        (None, None) => match parts("/")?[..] {
-            [only] if only.annotations.is_empty() => Ok(Body::Pattern(pattern(only)?)),
+        (None, Some(_)) => {
+            let parts = separated(nodes, "&", end)?;
+            Ok(Body::Intersection(parts.into_iter().map(field).collect::<Parsed<_>>()?))
+        }
+        (None, None) => match &separated(nodes, "/", end)?[..] {
+            [only] if only.node.annotations.is_empty() => Ok(Body::Pattern(pattern(only.node)?)),
             _ => fault(nodes[0].annotations[0].at, "a name has no use here: the definition has one"),
         },
     }
 }
 
-fn alternative(node: &Node) -> Parsed<Alternative> {
-    let Field { name, doc, at, pattern } = field(node)?;
+/// A pattern between separators, and the comment before it or before the separator.
+struct Part<'n> {
+    node: &'n Node,
+    doc: &'n [String],
+}
+
+/// What stands between separators, of which one may come first.
+fn separated<'n>(nodes: &'n [Node], separator: &str, end: usize) -> Parsed<Vec<Part<'n>>> {
+    let leading = nodes.first().filter(|node| node.is(separator));
+    let mut before: &[String] = leading.map_or(&[], |node| &node.doc);
+    let mut rest = if leading.is_some() { &nodes[1..] } else { nodes };
+    let mut parts = Vec::new();
+    loop {
+        let node = match rest {
+            [] => return fault(end - 1, "a pattern is missing here"),
+            [node, ..] if node.is(separator) => return fault(node.at, "a pattern is missing here"),
+            [node, ..] => node,
+        };
+        parts.push(Part { node, doc: if node.doc.is_empty() { before } else { &node.doc } });
+        match &rest[1..] {
+            [] => return Ok(parts),
+            [next, more @ ..] if next.is(separator) => {
+                before = &next.doc;
+                rest = more;
+            }
+            [next, ..] => return fault(next.at, "expected `/`, `&` or `.`"),
+        }
+    }
+}
+
+fn alternative(part: Part<'_>) -> Parsed<Alternative> {
+    let Field { name, doc, at, pattern } = field(part)?;
     let name = match (name, &pattern) {
         (Some(name), _) => Some(name),
         (None, Pattern::Reference(reference)) => Some(reference.name.clone()),
@@ -135,7 +159,8 @@ fn alternative(node: &Node) -> Parsed<Alternative> {
     }
 }
 
-fn field(node: &Node) -> Parsed<Field> {
+fn field(part: Part<'_>) -> Parsed<Field> {
+    let Part { node, doc } = part;
     let name = match &node.annotations[..] {
         [] => None,
         [only] => match only.symbol() {
@@ -144,7 +169,11 @@ fn field(node: &Node) -> Parsed<Field> {
         },
         [_, second, ..] => return fault(second.at, "one name is enough"),
     };
-    Ok(Field { name, doc: node.doc.clone(), at: node.at, pattern: pattern(node)? })
+    Ok(Field { name, doc: doc.to_vec(), at: node.at, pattern: pattern(node)? })
+}
+
+fn named(node: &Node) -> Parsed<Field> {
+    field(Part { node, doc: &node.doc })
 }
 
 fn pattern(node: &Node) -> Parsed<Pattern> {
@@ -219,7 +248,7 @@ fn record(items: &[Node]) -> Parsed<Pattern> {
         Datum::Record(escape) => match (escape[..].first().and_then(Node::symbol), fields) {
             (Some("lit"), [value]) => Ok(Pattern::Literal(literal(value)?)),
             (Some("rec"), [label, fields]) => {
-                Ok(Pattern::Record(Box::new(field(label)?), Box::new(record_fields(fields)?)))
+                Ok(Pattern::Record(Box::new(named(label)?), Box::new(record_fields(fields)?)))
             }
             _ => fault(label.at, "expected `<<lit> value>` or `<<rec> label fields>`"),
         },
@@ -238,7 +267,7 @@ fn record(items: &[Node]) -> Parsed<Pattern> {
 
 /// The fields of a `<<rec> label fields>`, as a tuple.
 fn record_fields(node: &Node) -> Parsed<Pattern> {
-    let Field { name, doc, at, pattern } = field(node)?;
+    let Field { name, doc, at, pattern } = named(node)?;
     match (name, pattern) {
         (None, tuple @ Pattern::Tuple(..)) => Ok(tuple),
         (name, Pattern::Sequence(inner)) => {
@@ -250,10 +279,10 @@ fn record_fields(node: &Node) -> Parsed<Pattern> {
 
 fn tuple(items: &[Node]) -> Parsed<Pattern> {
     let (fixed, tail) = match items {
-        [fixed @ .., tail, dots] if dots.is("...") => (fixed, Some(Box::new(field(tail)?))),
+        [fixed @ .., tail, dots] if dots.is("...") => (fixed, Some(Box::new(named(tail)?))),
         _ => (items, None),
     };
-    Ok(Pattern::Tuple(fixed.iter().map(field).collect::<Parsed<_>>()?, tail))
+    Ok(Pattern::Tuple(fixed.iter().map(named).collect::<Parsed<_>>()?, tail))
 }
 
 fn dictionary(entries: &[(Node, Node)]) -> Parsed<Pattern> {
@@ -268,7 +297,7 @@ fn dictionary(entries: &[(Node, Node)]) -> Parsed<Pattern> {
     }
     let mut all = Vec::new();
     for (key, value) in entries {
-        let mut field = field(value)?;
+        let mut field = named(value)?;
         if field.doc.is_empty() {
             field.doc.clone_from(&key.doc);
         }
