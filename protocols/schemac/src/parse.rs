@@ -37,7 +37,7 @@ pub(crate) fn module(name: &str, file: &str, text: &str, faults: &mut Diagnostic
         };
         match clause(&rest[..length], rest[length].end) {
             Ok(Clause::Version) => has_version = true,
-            Ok(Clause::EmbeddedType) => {}
+            Ok(Clause::EmbeddedType | Clause::Nothing) => {}
             Ok(Clause::Definition(definition)) => module.definitions.push(definition),
             Err((at, message)) => faults.at(file, text, at, message),
         }
@@ -52,13 +52,15 @@ pub(crate) fn module(name: &str, file: &str, text: &str, faults: &mut Diagnostic
 enum Clause {
     Version,
     EmbeddedType,
+    Nothing,
     Definition(Definition),
 }
 
 /// What stands before a full stop.
 fn clause(nodes: &[Node], end: usize) -> Parsed<Clause> {
     match nodes {
-        [] => fault(end - 1, "an empty clause"),
+        // Something for a last comment to stand before.
+        [] => Ok(Clause::Nothing),
         [name, equals, body @ ..] if equals.is("=") => Ok(Clause::Definition(Definition {
             name: definition_name(name)?.into(),
             doc: name.doc.clone(),
@@ -104,14 +106,20 @@ fn body(nodes: &[Node], end: usize) -> Parsed<Body> {
             let parts = separated(nodes, "&", end)?;
             Ok(Body::Intersection(parts.into_iter().map(field).collect::<Parsed<_>>()?))
         }
-        (None, None) => match &separated(nodes, "/", end)?[..] {
-            [only] if only.node.annotations.is_empty() => Ok(Body::Pattern(pattern(only.node)?)),
-            _ => fault(nodes[0].annotations[0].at, "a name has no use here: the definition has one"),
-        },
+        (None, None) => {
+            let [only] = &separated(nodes, "/", end)?[..] else {
+                return fault(end - 1, "a pattern is missing here");
+            };
+            match field(*only)? {
+                Field { name: None, pattern, .. } => Ok(Body::Pattern(pattern)),
+                Field { at, .. } => fault(at, "a name has no use here: the definition has one"),
+            }
+        }
     }
 }
 
 /// A pattern between separators, and the comment before it or before the separator.
+#[derive(Clone, Copy)]
 struct Part<'n> {
     node: &'n Node,
     doc: &'n [String],
@@ -146,7 +154,11 @@ fn alternative(part: Part<'_>) -> Parsed<Alternative> {
     let name = match (name, &pattern) {
         (Some(name), _) => Some(name),
         (None, Pattern::Reference(reference)) => Some(reference.name.clone()),
-        (None, Pattern::Literal(literal)) => literal.symbol.clone(),
+        (None, Pattern::Literal(literal)) => match literal.bytes[..] {
+            [0x80] => Some("false".into()),
+            [0x81] => Some("true".into()),
+            _ => literal.symbol.clone(),
+        },
         (None, Pattern::Record(label, _)) => match &label.pattern {
             Pattern::Literal(literal) => literal.symbol.clone(),
             _ => None,
@@ -161,15 +173,21 @@ fn alternative(part: Part<'_>) -> Parsed<Alternative> {
 
 fn field(part: Part<'_>) -> Parsed<Field> {
     let Part { node, doc } = part;
-    let name = match &node.annotations[..] {
-        [] => None,
-        [only] => match only.symbol() {
-            Some(name) if is_name(name) => Some(name.to_owned()),
-            _ => return fault(only.at, "a name is a letter, then letters, digits and underscores"),
-        },
-        [_, second, ..] => return fault(second.at, "one name is enough"),
-    };
-    Ok(Field { name, doc: doc.to_vec(), at: node.at, pattern: pattern(node)? })
+    let mut doc = doc.to_vec();
+    let mut name = None;
+    for annotation in &node.annotations {
+        match &annotation.datum {
+            // The longer way of writing a comment.
+            Datum::String(text) => doc.extend(text.lines().map(str::to_owned)),
+            Datum::Symbol(text) if !is_name(text) => {
+                return fault(annotation.at, "a name is a letter, then letters, digits and underscores");
+            }
+            Datum::Symbol(_) if name.is_some() => return fault(annotation.at, "one name is enough"),
+            Datum::Symbol(text) => name = Some(text.clone()),
+            _ => {}
+        }
+    }
+    Ok(Field { name, doc, at: node.at, pattern: pattern(node)? })
 }
 
 fn named(node: &Node) -> Parsed<Field> {

@@ -315,12 +315,17 @@ pub struct Definition {
     /// `module.Definition`.
     pub name: &'static str,
     rewrite: fn(View<'_>) -> Result<Vec<u8>, Mismatch>,
+    describe: fn(View<'_>) -> Result<String, Mismatch>,
 }
 
 impl Definition {
     /// The definition that a type comes from.
     pub const fn of<T: Codec>() -> Definition {
-        Definition { name: T::NAME, rewrite: |value| T::read(value).map(|typed| typed.to_bytes()) }
+        Definition {
+            name: T::NAME,
+            rewrite: |value| T::read(value).map(|typed| typed.to_bytes()),
+            describe: |value| T::read(value).map(|typed| format!("{typed:?}")),
+        }
     }
 
     /// Reads a canonical value and writes what is understood of it: all but what is surplus.
@@ -329,6 +334,14 @@ impl Definition {
     /// [`Mismatch`] if the value does not fit.
     pub fn rewrite(&self, value: View<'_>) -> Result<Vec<u8>, Mismatch> {
         (self.rewrite)(value)
+    }
+
+    /// Reads a canonical value and tells how it is understood, for people.
+    ///
+    /// # Errors
+    /// [`Mismatch`] if the value does not fit.
+    pub fn describe(&self, value: View<'_>) -> Result<String, Mismatch> {
+        (self.describe)(value)
     }
 }
 
