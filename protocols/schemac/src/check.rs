@@ -24,6 +24,17 @@ pub(crate) fn check(world: &World<'_>, faults: &mut Diagnostics) {
         checker.definitions();
     }
     never_ending(world, faults);
+    // Of what has other faults nobody can say what fits it.
+    if faults.0.is_empty() {
+        for (m, module) in world.modules.iter().enumerate() {
+            let mut checker = Checker { world, m, module, faults };
+            for definition in &module.definitions {
+                if let Body::Alternatives(alternatives) = &definition.body {
+                    checker.reached(alternatives);
+                }
+            }
+        }
+    }
 }
 
 struct Checker<'c, 'm> {
@@ -81,21 +92,27 @@ impl<'m> Checker<'_, 'm> {
 
     fn alternatives(&mut self, alternatives: &[Alternative]) {
         let mut seen = BTreeSet::new();
-        let mut cover = Cover::new(self.world, self.m);
-        for (i, alternative) in alternatives.iter().enumerate() {
+        for alternative in alternatives {
             if !seen.insert(camel(&alternative.name)) {
                 let message =
                     format!("another alternative is named {}: write `@name` before one", alternative.name);
                 self.fault(alternative.at, message);
             }
             self.compound(&alternative.pattern, alternative.at);
-            let earlier = alternatives[..i].iter().find(|e| cover.covers(&e.pattern, &alternative.pattern));
-            if let Some(earlier) = earlier {
+        }
+    }
+
+    /// Notes alternatives that are never reached.
+    fn reached(&mut self, alternatives: &[Alternative]) {
+        let mut cover = Cover::new(self.world, self.m);
+        for (i, later) in alternatives.iter().enumerate() {
+            if let Some(earlier) = alternatives[..i].iter().find(|e| cover.covers(&e.pattern, &later.pattern))
+            {
                 let message = format!(
                     "this alternative is never reached: what fits it fits {} before it, since surplus is ignored",
                     earlier.name
                 );
-                self.fault(alternative.at, message);
+                self.fault(later.at, message);
             }
         }
     }
