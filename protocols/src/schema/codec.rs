@@ -128,6 +128,9 @@ fn text(literal: &[u8]) -> String {
     Value::trusted(literal).to_string()
 }
 
+/// Reads one form of a type.
+pub type Reader<T> = fn(Input<'_>) -> Result<T, Mismatch>;
+
 /// A part of a value that is being read. For implementations of [`Codec`].
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
@@ -170,11 +173,7 @@ impl<'a> Input<'a> {
     ///
     /// # Errors
     /// If none does, [`Mismatch`] of the one that came furthest, or `name` if all failed at the start.
-    pub fn first_of<T>(
-        self,
-        name: &'static str,
-        readers: &[fn(Input<'_>) -> Result<T, Mismatch>],
-    ) -> Result<T, Mismatch> {
+    pub fn first_of<T>(self, name: &'static str, readers: &[Reader<T>]) -> Result<T, Mismatch> {
         let mut furthest = self.mismatch(MismatchKind::Expected(name));
         for reader in readers {
             match reader(self) {

@@ -28,7 +28,9 @@ mod codec;
 mod collections;
 mod value;
 
-pub use codec::{Codec, DEPTH_MAX, Definition, Entries, Input, Items, Mismatch, MismatchKind, ReadError};
+pub use codec::{
+    Codec, DEPTH_MAX, Definition, Entries, Input, Items, Mismatch, MismatchKind, ReadError, Reader,
+};
 pub use collections::Joined;
 pub use value::{Double, Embedded, Symbol, Value};
 

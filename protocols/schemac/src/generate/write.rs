@@ -33,7 +33,7 @@ impl<'m> Generator<'_, 'm> {
 
     fn write_pattern(&mut self, pattern: &Pattern) {
         if pattern.is_simple() {
-            self.write_value("__0");
+            self.write_value("__only");
             return;
         }
         let mut pending = Pending::default();
@@ -120,7 +120,7 @@ impl<'m> Generator<'_, 'm> {
 fn destructure(constructor: &str, shape: &Shape<'_>) -> String {
     match shape {
         Shape::Unit => constructor.into(),
-        Shape::Single(_) => format!("{constructor}(__0)"),
+        Shape::Single(_) => format!("{constructor}(__only)"),
         Shape::Fields(fields) => {
             let names: Vec<String> = fields.iter().map(|field| field_name(field)).collect();
             format!("{constructor} {{ {} }}", names.join(", "))
