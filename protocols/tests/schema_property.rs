@@ -11,6 +11,16 @@ use staunch_protocols::schema::{
 };
 use staunch_protocols::wire::Limits;
 
+/// Schemas with whatever the language has.
+mod forms {
+    include!(concat!(env!("OUT_DIR"), "/test_schema.rs"));
+}
+
+/// All that is tested: schemas, and what was made of them.
+fn all() -> [(Schemas, &'static [Definition]); 2] {
+    [(Schemas::ours(), DEFINITIONS), (Schemas::of("tests/schemas"), forms::DEFINITIONS)]
+}
+
 fn rewrite(definition: &Definition, bytes: &[u8]) -> Option<Vec<u8>> {
     definition.rewrite(scanned(bytes).view(bytes)).ok()
 }
@@ -34,22 +44,24 @@ proptest! {
 
     #[test]
     fn values_of_each_type_survive_being_read_and_written(noise in Noise::any(300)) {
-        let schemas = Schemas::ours();
-        for definition in DEFINITIONS {
-            let tree = schemas.generate(definition.name, &mut noise.clone());
-            prop_assert!(check(&schemas, definition, &tree), "{} of {:?}", definition.name, tree);
+        for (schemas, definitions) in all() {
+            for definition in definitions {
+                let tree = schemas.generate(definition.name, &mut noise.clone());
+                prop_assert!(check(&schemas, definition, &tree), "{} of {:?}", definition.name, tree);
+            }
         }
     }
 
     #[test]
     fn what_does_not_fit_is_refused(noise in Noise::any(300)) {
-        let schemas = Schemas::ours();
-        for definition in DEFINITIONS {
-            let mut noise = noise.clone();
-            let mut tree = schemas.generate(definition.name, &mut noise);
-            for _ in 0..4 {
-                tree = spoil(&tree, &mut noise);
-                check(&schemas, definition, &tree);
+        for (schemas, definitions) in all() {
+            for definition in definitions {
+                let mut noise = noise.clone();
+                let mut tree = schemas.generate(definition.name, &mut noise);
+                for _ in 0..4 {
+                    tree = spoil(&tree, &mut noise);
+                    check(&schemas, definition, &tree);
+                }
             }
         }
     }

@@ -118,6 +118,9 @@ pub enum MismatchKind {
     /// This key is missing in it.
     #[error("the key {} is missing", text(.0))]
     Key(&'static [u8]),
+    /// It differs from another key of its dictionary only in what is ignored.
+    #[error("another key differs from this only in what is ignored")]
+    SameKey,
     /// More than [`DEPTH_MAX`] definitions stand inside each other.
     #[error("nested deeper than {DEPTH_MAX} definitions")]
     TooDeep,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Codec, Input, Mismatch};
+use super::{Codec, Input, Mismatch, MismatchKind};
 use crate::wire::{Limits, Scanner, encode, tag};
 
 /// A sequence.
@@ -54,7 +54,10 @@ impl<K: Codec, V: Codec> Codec for BTreeMap<K, V> {
         let mut all = input.view().children();
         let mut map = BTreeMap::new();
         while let (Some(key), Some(value)) = (all.next(), all.next()) {
-            map.insert(input.part(key).read()?, input.part(value).read()?);
+            // Keys that differ in nothing but what is ignored: whichever was taken, the other would be lost.
+            if map.insert(input.part(key).read()?, input.part(value).read()?).is_some() {
+                return Err(input.part(key).mismatch(MismatchKind::SameKey));
+            }
         }
         Ok(map)
     }

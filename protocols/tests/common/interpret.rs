@@ -20,9 +20,14 @@ pub struct Schemas {
 type Placed<'p> = (usize, &'p Pattern);
 
 impl Schemas {
-    /// Those of this crate.
+    /// Those of the protocol.
     pub fn ours() -> Schemas {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas");
+        Schemas::of("schemas")
+    }
+
+    /// Those in a folder of `protocols`.
+    pub fn of(folder: &str) -> Schemas {
+        let folder = format!("{}/../protocols/{folder}", env!("CARGO_MANIFEST_DIR"));
         Schemas::new(staunch_schemac::Compiler::new().directory(folder).check().unwrap())
     }
 
@@ -113,7 +118,10 @@ impl Schemas {
             (Pattern::Set(inner), Tree::Set(items)) => each(inner, items).map(set),
             (Pattern::Dictionary(key, value), Tree::Dictionary(entries)) => {
                 let entry = |(k, v)| Some((self.pattern((m, key), k)?, self.pattern((m, value), v)?));
-                entries.iter().map(|(k, v)| entry((k, v))).collect::<Option<_>>().map(dictionary)
+                let understood: Vec<_> = entries.iter().map(|(k, v)| entry((k, v))).collect::<Option<_>>()?;
+                let all = dictionary(understood);
+                // Keys that are alike in all that is understood are refused.
+                matches!(&all, Tree::Dictionary(distinct) if distinct.len() == entries.len()).then_some(all)
             }
             (Pattern::Reference(reference), _) => {
                 let (m, definition) = self.resolve(m, reference);
@@ -182,7 +190,8 @@ impl Schemas {
             Pattern::Atom(kind) => make_atom(*kind, noise),
             Pattern::Literal(literal) => tree_of(literal),
             Pattern::Embedded(_) if noise.one_in(2) => {
-                Tree::Embedded(Box::new(self.generate("sturdy.WireRef", noise)))
+                let oid = Tree::Int(noise.below(256) as i128);
+                Tree::Embedded(Box::new(Tree::Sequence(vec![Tree::Int(noise.below(2) as i128), oid])))
             }
             Pattern::Embedded(_) => Tree::Embedded(Box::new(Tree::generate(noise, 1))),
             Pattern::Sequence(inner) => {
@@ -192,7 +201,12 @@ impl Schemas {
                 set((0..count(noise)).map(|_| self.make((m, inner), noise, depth)).collect())
             }
             Pattern::Dictionary(key, value) => {
-                let entry = |_| (self.make((m, key), noise, depth), self.make((m, value), noise, depth));
+                let entry = |_| {
+                    let made = self.make((m, key), noise, depth);
+                    // Without surplus, since keys must differ in more than that.
+                    let key = self.pattern((m, key), &made).unwrap_or(made);
+                    (key, self.make((m, value), noise, depth))
+                };
                 let count = if depth == 0 { 0 } else { 3 };
                 dictionary((0..count).map(entry).collect())
             }
