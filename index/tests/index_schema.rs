@@ -5,7 +5,7 @@ mod common;
 use common::interpret::{Schemas, spoil};
 use common::tree::Noise;
 use proptest::prelude::*;
-use staunch_index::Pattern;
+use staunch_index::pattern::Pattern;
 use staunch_protocols::schema::{Codec, Value, dataspace, dataspace_patterns};
 use staunch_protocols::wire::{Limits, Progress, Scanner};
 

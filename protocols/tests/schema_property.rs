@@ -12,13 +12,13 @@ use staunch_protocols::schema::{
 use staunch_protocols::wire::Limits;
 
 /// Schemas with whatever the language has.
-mod forms {
+mod made {
     include!(concat!(env!("OUT_DIR"), "/test_schema.rs"));
 }
 
 /// All that is tested: schemas, and what was made of them.
 fn all() -> [(Schemas, &'static [Definition]); 2] {
-    [(Schemas::ours(), DEFINITIONS), (Schemas::of("tests/schemas"), forms::DEFINITIONS)]
+    [(Schemas::ours(), DEFINITIONS), (Schemas::of("tests/schemas"), made::DEFINITIONS)]
 }
 
 fn rewrite(definition: &Definition, bytes: &[u8]) -> Option<Vec<u8>> {

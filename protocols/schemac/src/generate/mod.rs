@@ -15,6 +15,9 @@ use crate::names::snake;
 use crate::schema::Module;
 use crate::world::World;
 
+/// Who includes the code may keep it private, and use a part of it.
+const ALLOWED: &str = "#[allow(dead_code, unreachable_pub)]";
+
 /// How the code is to look.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -52,6 +55,7 @@ impl<'m> Generator<'_, 'm> {
     fn module(&mut self) {
         let file = self.module.file.rsplit(['/', '\\']).next().unwrap_or_default();
         doc::write(self.out, &self.module.doc, &format!("The schema `{file}`."));
+        self.line(ALLOWED);
         self.line(&format!("pub mod {} {{", snake(&self.module.name)));
         self.source();
         for d in 0..self.module.definitions.len() {
@@ -81,6 +85,7 @@ impl<'m> Generator<'_, 'm> {
 fn catalogue(world: &World<'_>, options: &Options, out: &mut String) {
     let rt = &options.runtime;
     out.push_str("/// All definitions, by module and in the order of its text.\n");
+    let _ = writeln!(out, "{ALLOWED}");
     let _ = writeln!(out, "pub const DEFINITIONS: &[{rt}::Definition] = &[");
     for id in world.ids() {
         let (module, definition) = world.get(id);
