@@ -185,7 +185,8 @@ pub(crate) enum Flushed {
 
 /// Counts of system calls, kept by each worker.
 #[derive(Default, Debug, Clone, Copy)]
-pub(crate) struct WriteCounts {
+pub(crate) struct CallCounts {
+    pub(crate) reads: u64,
     pub(crate) writes: u64,
     pub(crate) bytes: u64,
 }
@@ -296,7 +297,7 @@ impl Outbox {
         stream: &Stream,
         pool: &mut Pool,
         repayments: &mut Repayments,
-        counts: &mut WriteCounts,
+        counts: &mut CallCounts,
     ) -> Flushed {
         let mut taken = std::mem::take(&mut pool.taken);
         let flushed = self.flush_pieces(stream, &mut taken, pool, repayments, counts);
@@ -312,7 +313,7 @@ impl Outbox {
         taken: &mut VecDeque<Segment>,
         pool: &mut Pool,
         repayments: &mut Repayments,
-        counts: &mut WriteCounts,
+        counts: &mut CallCounts,
     ) -> Flushed {
         let mut dropped = None;
         let mut woken = None;

@@ -71,6 +71,8 @@ pub struct Config {
     pub connections_max: u64,
     /// What the ended connections of one principal may owe before its new ones are not read, in cost units.
     pub orphaned_max: u64,
+    /// Kinds of pattern (skeletons) that may be there because of one principal, in all its connections together.
+    pub skeletons_max: u64,
     /// Bytes that may wait for one connection, large bodies that others get too not counted, before whoever causes
     /// more is not read. At four times as much the connection that does not read ends.
     pub outbox_max: usize,
@@ -89,6 +91,7 @@ impl Default for Config {
             debt_max: 2 << 20,
             connections_max: 100_000,
             orphaned_max: 64 << 20,
+            skeletons_max: 20_000,
             outbox_max: 64 << 20,
             send_buffer: 256 << 10,
             receive_buffer: 256 << 10,
@@ -191,7 +194,7 @@ impl Server {
         let session = SessionConfig {
             debt_max: config.debt_max,
             assertions_max: 10_000_000,
-            skeletons_max: 20_000,
+            skeletons_max: config.skeletons_max,
             outbox_max: config.outbox_max,
             packet: wire::Limits::default(),
         };
@@ -291,15 +294,17 @@ impl Server {
         self.broker.ledger.total_debt()
     }
 
-    /// Events delivered, write calls made, messages dropped since they would have introduced a capability, and
-    /// times that a connection was held back, so far.
-    pub fn counts(&self) -> [(&'static str, u64); 5] {
+    /// So far: events delivered, reads from and writes to connections, messages dropped since they would have introduced
+    /// a capability, times that a connection was held back, and connections ended. A worker adds what it has counted
+    /// at the end of each run of a connection.
+    pub fn counts(&self) -> [(&'static str, u64); 6] {
         let c = &self.broker.counters;
         // Relaxed: counters only.
         let read =
             |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
         [
             ("deliveries", read(&c.deliveries)),
+            ("reads", read(&c.reads)),
             ("writes", read(&c.writes)),
             ("transient drops", read(&c.transient_drops)),
             ("throttled", read(&c.throttled)),
