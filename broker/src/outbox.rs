@@ -564,9 +564,7 @@ fn put_back(
             Some(Segment::Batch(batch)) => {
                 state.inline_bytes -= length;
                 state.is_within = false;
-                if let Some(buffer) = Arc::into_inner(batch) {
-                    pool.put(buffer);
-                }
+                pool.unshare(batch);
             }
             Some(Segment::Shared(body)) => {
                 state.is_within = true;

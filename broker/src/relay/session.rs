@@ -22,7 +22,7 @@ use super::handles::{Handles, Held};
 use super::membrane::Membrane;
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Pool};
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
 use crate::{Broker, Local};
@@ -331,12 +331,14 @@ impl Task<Local> for Session {
     }
 }
 
-/// What is kept until the next read, without the room that a long packet has left.
-fn fitting(mut carry: Vec<u8>) -> Vec<u8> {
-    if carry.capacity() > CARRY_MAX && carry.len() < carry.capacity() / 2 {
-        carry.shrink_to_fit();
+/// What is kept until the next read, without the room that a long packet has left: the connection may be idle for long.
+fn fitting(carry: Vec<u8>, pool: &mut Pool) -> Vec<u8> {
+    if carry.capacity() <= CARRY_MAX || carry.len() >= carry.capacity() / 2 {
+        return carry;
     }
-    carry
+    let kept = carry.as_slice().to_vec();
+    pool.put(carry);
+    kept
 }
 
 impl Session {
@@ -408,7 +410,7 @@ impl Session {
             }
         }
         if !inbound.is_readable {
-            inbound.carry = fitting(carry);
+            inbound.carry = fitting(carry, &mut local.stage.pool);
             return Ok(Outcome::Idle);
         }
         if carry.len() > CARRY_MAX {
@@ -427,8 +429,14 @@ impl Session {
         let done = self.handle(bytes, inbound, local)?;
         if done < bytes.len() {
             // In the memory of the one before, if there was one: a busy connection's reads mostly end within a packet.
+            if bytes.len() - done > CARRY_MAX {
+                let small = std::mem::replace(&mut carry, local.stage.pool.take());
+                local.stage.pool.put(small);
+            }
             carry.extend_from_slice(&bytes[done..]);
-            inbound.carry = fitting(carry);
+            inbound.carry = fitting(carry, &mut local.stage.pool);
+        } else {
+            local.stage.pool.put(carry);
         }
         Ok(self.after_pause(inbound))
     }
@@ -454,7 +462,7 @@ impl Session {
         }
         let done = self.handle(&carry, inbound, local)?;
         carry.drain(..done);
-        inbound.carry = if done > 0 { fitting(carry) } else { carry };
+        inbound.carry = if done > 0 { fitting(carry, &mut local.stage.pool) } else { carry };
         Ok(self.after_pause(inbound))
     }
 
