@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::*;
-use staunch::server::Server;
+use staunch::server::{Config, Server};
 
 /// Packets of all kinds that a resolved client may send, one after the other.
 const VALID: [&str; 8] = [
@@ -254,7 +254,7 @@ fn skeletons_are_bounded_per_principal() {
     assert_eq!(server.index_counts().2, 5);
     // The sixth ends the connection that asks for it, and nothing of its turn has happened.
     let mut third = Client::tcp_from(one, address).resolved();
-    third.send(&format!("[[1 <A <there> 1>] {}]", skeleton(5)));
+    third.send(&format!("[[1 <A <there> 2>] {}]", skeleton(5)));
     let why = third.ends_with_error();
     assert!(why.contains("More than 5 kinds of pattern (skeletons) for this principal"), "{why}");
     let mut elsewhere = Client::tcp_from(other, address).resolved();
