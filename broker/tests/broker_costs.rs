@@ -182,14 +182,22 @@ const MESSAGES_PER_ALLOCATION_MIN: u64 = 200;
 fn messages_to_one_observer_allocate_nothing() {
     let _alone = alone();
     let spent = spent(1, 1);
-    assert!(spent.allocations * MESSAGES_PER_ALLOCATION_MIN <= spent.messages, "{} allocations", spent.allocations);
+    assert!(
+        spent.allocations * MESSAGES_PER_ALLOCATION_MIN <= spent.messages,
+        "{} allocations",
+        spent.allocations
+    );
 }
 
 #[test]
 fn messages_to_ten_observers_allocate_nothing() {
     let _alone = alone();
     let spent = spent(10, 1);
-    assert!(spent.allocations * MESSAGES_PER_ALLOCATION_MIN <= spent.messages, "{} allocations", spent.allocations);
+    assert!(
+        spent.allocations * MESSAGES_PER_ALLOCATION_MIN <= spent.messages,
+        "{} allocations",
+        spent.allocations
+    );
 }
 
 #[test]

@@ -181,7 +181,8 @@ fn messages(name: &str, count: usize) -> Vec<u8> {
 /// Connects, and waits until the broker has handled `packets`.
 fn client(path: &Path, packets: &str) -> UnixStream {
     let mut stream = UnixStream::connect(path).expect("connected");
-    let resolve = r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]"#;
+    let resolve =
+        r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]"#;
     stream.write_all(&bytes(&format!("{resolve} {packets} [[1 <S #:[0 9]>]]"))).expect("written");
     let answer = bytes("[[9 <M #t>]]");
     let (mut got, mut chunk) = (Vec::new(), [0; 4096]);
