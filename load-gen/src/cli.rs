@@ -13,6 +13,7 @@ use crate::compare::Comparison;
 use crate::payload::HEAD_BYTES;
 use crate::report::{Report, Sample};
 use crate::scenario;
+use crate::scenario::stall::Comes;
 use crate::screen::Screen;
 use crate::settings::{Amount, Protocol, Settings};
 
@@ -215,6 +216,9 @@ enum Scenario {
         /// The observer is there before the assertions rather than after them
         #[arg(long)]
         early: bool,
+        /// Another session observes the same and reads: so the broker knows already what it takes to tell of them
+        #[arg(long, conflicts_with = "early")]
+        observed: bool,
     },
     /// Two clients through a bare relay instead of a broker: what moving the bytes costs
     RelayFloor,
@@ -379,8 +383,13 @@ impl Scenario {
             Scenario::Stall { observers, alone } => {
                 scenario::stall::messages(settings, observers.get(), stall, !alone)
             }
-            Scenario::StallAssertions { count, value_bytes, early } => {
-                scenario::stall::assertions(settings, count.get(), *value_bytes, stall, *early)
+            Scenario::StallAssertions { count, value_bytes, early, observed } => {
+                let comes = match (early, observed) {
+                    (true, _) => Comes::First,
+                    (false, true) => Comes::AfterAnother,
+                    (false, false) => Comes::Last,
+                };
+                scenario::stall::assertions(settings, count.get(), *value_bytes, stall, comes)
             }
             Scenario::RelayFloor => scenario::relay_floor(settings),
             Scenario::Compare { .. } => Ok(vec![]),
