@@ -127,9 +127,14 @@ impl From<Malformed> for Error {
 }
 
 /// Turns an error of the system into [`Error::Io`], saying what was being done.
-pub(crate) fn doing<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> Error {
+pub(crate) fn doing<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> Error + use<E> {
     let what = what.to_owned();
     move |e| Error::Io(what, e.into())
+}
+
+/// Turns an error of looking at a process into [`Error::Io`].
+pub(crate) fn looking_at(pid: u32) -> impl FnOnce(io::Error) -> Error {
+    doing(&format!("looking at process {pid}, which may have ended"))
 }
 
 /// Connects a blocking stream socket, without delaying small writes.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{Address, Barrier, Contact, Error, doing};
+use crate::client::{Address, Barrier, Contact, Error, looking_at};
 use crate::screen::Screen;
 use crate::sink::Scrutiny;
 use crate::source::Shape;
@@ -104,7 +104,7 @@ impl Settings {
     pub fn broker_rss_kib(&self) -> Result<Option<u64>, Error> {
         let Some(pid) = self.broker_pid else { return Ok(None) };
         std::thread::sleep(REST);
-        crate::usage::rss_kib(pid).map(Some).map_err(doing(&format!("reading /proc/{pid}")))
+        crate::usage::rss_kib(pid).map(Some).map_err(looking_at(pid))
     }
 
     /// How thoroughly consumers look; latencies are sampled unless the run is about them.

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::Error;
+use crate::client::{Error, looking_at};
 use crate::drive::Drive;
 use crate::flow::{Flow, Plan, open_consumer, open_producer};
 use crate::payload::now_ns;
@@ -206,7 +206,7 @@ impl Stalled {
             if let Some(pid) = s.broker_pid
                 && start.elapsed() >= next_sample
             {
-                let kib = rss_kib(pid).map_err(crate::client::doing("reading /proc/PID"))?;
+                let kib = rss_kib(pid).map_err(looking_at(pid))?;
                 stalled.peak_kib = stalled.peak_kib.max(Some(kib));
                 next_sample = start.elapsed() + SAMPLE_EVERY;
                 screen.say(&format!("{} MiB written, broker has {} MiB", written >> 20, kib >> 10));
