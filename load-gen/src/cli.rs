@@ -100,6 +100,9 @@ struct Common {
     #[arg(long, global = true, default_value = "16384", value_name = "BYTES", help_heading = "Messages")]
     #[arg(value_parser = positive::<NonZeroUsize>)]
     write_bytes: NonZeroUsize,
+    /// The reference by which producers come in, such as one that is attenuated, as Preserves text
+    #[arg(long, global = true, value_name = "REF", help_heading = "Messages", value_parser = reference)]
+    producer_ref: Option<Reference>,
     /// Observe `{0: <bind <_>> 1: <bind <_>>}`: every consumer takes every producer's messages
     #[arg(long, global = true, help_heading = "Messages")]
     capture_both: bool,
@@ -294,6 +297,7 @@ impl Cli {
             payload_bytes,
             events_per_packet: c.events_per_packet.get(),
             write_bytes: c.write_bytes.get(),
+            producer_ref: c.producer_ref.clone(),
             captures_both: c.capture_both,
             checks_bodies: c.check_bodies,
             threads: c.threads.get(),
@@ -302,6 +306,14 @@ impl Cli {
             screen: Screen::new(c.progress),
         })
     }
+}
+
+/// A value in canonical form. (Its own type: clap takes a `Vec` for many values.)
+type Reference = std::sync::Arc<[u8]>;
+
+fn reference(text: &str) -> Result<Reference, String> {
+    let limits = staunch_protocols::wire::Limits::default();
+    staunch_protocols::text::parse(text, &limits).map(Reference::from).map_err(|error| error.to_string())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -242,12 +242,23 @@ impl Client {
         Ok(client)
     }
 
+    /// The same by another reference, in canonical form.
+    pub fn open_by(contact: Contact<'_>, barrier: Barrier, reference: &[u8]) -> Result<Client, Error> {
+        let mut client = Client::connect(contact, barrier)?;
+        client.resolve_by(Some(reference))?;
+        Ok(client)
+    }
+
     /// Resolves the well-known reference. One round trip.
     pub fn resolve(&mut self) -> Result<(), Error> {
+        self.resolve_by(None)
+    }
+
+    fn resolve_by(&mut self, reference: Option<&[u8]>) -> Result<(), Error> {
         let handle = self.handle();
         let mut packet = vec![];
         encode::turn(&mut packet, |out| {
-            encode::assert(out, 0, handle, |out| encode::resolve(out, ANSWER_OID));
+            encode::assert(out, 0, handle, |out| encode::resolve(out, reference, ANSWER_OID));
         });
         self.send(&packet)?;
         let mut answer = None;

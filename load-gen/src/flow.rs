@@ -320,7 +320,10 @@ pub fn open_producer(s: &Settings, plan: &Plan, number: usize, control: Arc<Cont
     };
     match s.protocol {
         Protocol::Syndicate => {
-            let client = Client::open(s.contact(), s.barrier)?;
+            let client = match &s.producer_ref {
+                Some(reference) => Client::open_by(s.contact(), s.barrier, reference)?,
+                None => Client::open(s.contact(), s.barrier)?,
+            };
             let source = source(Template::says(client.dataspace(), &shape));
             let (fd, decoder, kept) = client.into_parts();
             Ok(Port::new(fd, kept, Some(source), Box::new(Observers::new(decoder, nothing))))

@@ -61,6 +61,8 @@ pub struct Settings {
     pub events_per_packet: usize,
     /// Bytes per write.
     pub write_bytes: usize,
+    /// The reference by which producers come in, in canonical form, if it is not the well-known one.
+    pub producer_ref: Option<std::sync::Arc<[u8]>>,
     /// Observers capture the producer's name too and take every producer's messages.
     pub captures_both: bool,
     /// Compare every payload rather than a sample.
