@@ -71,8 +71,14 @@ pub(crate) enum Failure {
     Loop(u32),
     #[error("A turn that would come to more than {0} bytes for all who observe it; send it in parts")]
     TurnTooWide(u64),
+    #[error("A pattern with more than {0} captures within each other")]
+    CapturesNested(usize),
+    #[error("An observation that captures more than {0} bytes of one value")]
+    CapturesTooMuch(usize),
     #[error("Observations that multiply what others send: one turn came to more than {0} bytes")]
     Multiplied(u64),
+    #[error("Observations that multiply what others send: one turn would have come to more than {0} events")]
+    MultipliedEvents(u64),
     #[error("Too much waits for this connection to read it")]
     Unread,
     #[error("A bug in the broker; please report it")]

@@ -12,7 +12,7 @@ use staunch_protocols::packet::{self, Event, Packet};
 use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
 use super::super::turn::Applied;
-use super::super::weigh::{FRAME_BYTES, Kind, Weight, once_max};
+use super::super::weigh::{FRAME_BYTES, Heavy, Kind, Light, Weight};
 use super::plain::PlainRun;
 use super::{Failure, Inbound, Session};
 use crate::Local;
@@ -266,7 +266,7 @@ impl Session {
     ) -> Result<(usize, Found), Failure> {
         let credit = self.account.limit().saturating_sub(self.account.debt());
         // A longer turn might come to more than one may: that is looked into first.
-        let light_max = self.broker.fan_out_max / reader.observers().max(1) as u64;
+        let light = Light::of(self.broker.fan_out_max, reader.observers());
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
         for _ in 0..TURNS_PER_HOLD {
@@ -275,13 +275,19 @@ impl Session {
                 break;
             }
             if let Some((length, body)) = scanner.scan_within(&target.prefix, rest) {
-                if length as u64 + FRAME_BYTES > light_max {
-                    self.weigh_messages(body, &[body.token()], reader, &mut local.scratch)?;
+                if !light.allows_one(length) && self.must_wait(body, &[body.token()], reader, local)? {
+                    scanner.reset();
+                    return scan_one(rest, scanner).map(|(_, found)| (done, found));
                 }
                 run.pause(&self.broker, &mut local.stage);
                 match &target.caveats {
                     None => route(body, &[body.token()], reader, &mut local.stage, &mut local.scratch),
-                    Some(caveats) => self.route_restricted(caveats, body, light_max, reader, local)?,
+                    Some(caveats) => {
+                        if !self.route_restricted(caveats, body, light, reader, local)? {
+                            scanner.reset();
+                            return scan_one(rest, scanner).map(|(_, found)| (done, found));
+                        }
+                    }
                 }
                 done += length;
             } else {
@@ -293,14 +299,14 @@ impl Session {
                 if scanner.embedded() > 0 || !scanner.is_canonical() {
                     return Ok((done, Found::Packet(length)));
                 }
-                let is_light = once_max(length) <= light_max;
+                let is_light = light.allows(length);
                 if target.caveats.is_some() {
                     // Several at once may grow: see `restrict` in `turn::decode`.
                     return Ok((done, Found::Packet(length)));
                 }
                 if target.read_bodies(packet, &mut bodies)? {
-                    if !is_light {
-                        self.weigh_messages(packet, &bodies, reader, &mut local.scratch)?;
+                    if !is_light && self.must_wait(packet, &bodies, reader, local)? {
+                        return Ok((done, Found::Packet(length)));
                     }
                     run.pause(&self.broker, &mut local.stage);
                     route(packet, &bodies, reader, &mut local.stage, &mut local.scratch);
@@ -320,25 +326,27 @@ impl Session {
         Ok((done, Found::Nothing))
     }
 
-    /// Routes what caveats let pass of a message.
+    /// Routes what caveats let pass of a message. False if it has to wait.
     #[inline]
     fn route_restricted(
         &self,
         caveats: &Caveats,
         body: View<'_>,
-        light_max: u64,
+        light: Light,
         reader: &Reader<'_, Router>,
         local: &mut Local,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         // There are no references in it to be attenuated.
         let Local { stage, scratch, caveats: machine, .. } = local;
         match caveats.apply(body, machine, &mut |_, _| None) {
-            Outcome::Dropped => return Ok(()),
+            Outcome::Dropped => return Ok(true),
             Outcome::Unchanged => route(body, &[body.token()], reader, stage, scratch),
             Outcome::Rewritten => {
                 let body = machine.view();
-                if body.span().len() as u64 + FRAME_BYTES > light_max {
-                    self.weigh_messages(body, &[body.token()], reader, scratch)?;
+                if !light.allows_one(body.span().len())
+                    && self.weigh_messages(body, &[body.token()], reader, scratch)?
+                {
+                    return Ok(false);
                 }
                 route(body, &[body.token()], reader, stage, scratch);
                 stage.forget_shared();
@@ -347,10 +355,21 @@ impl Session {
         if machine.output().len() > REWRITTEN_KEPT_MAX {
             machine.shrink();
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Whether a turn of messages may come to what it would.
+    #[cold]
+    fn must_wait(
+        &self,
+        packet: View<'_>,
+        bodies: &[u32],
+        reader: &Reader<'_, Router>,
+        local: &mut Local,
+    ) -> Result<bool, Failure> {
+        self.weigh_messages(packet, bodies, reader, &mut local.scratch)
+    }
+
+    /// Whether a turn of messages has to wait, the general way, for somebody who multiplies it.
     #[cold]
     fn weigh_messages(
         &self,
@@ -358,11 +377,16 @@ impl Session {
         bodies: &[u32],
         reader: &Reader<'_, Router>,
         scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let bytes: usize = bodies.iter().map(|body| packet.at(*body).span().len()).sum();
         let once = bytes as u64 + bodies.len() as u64 * FRAME_BYTES;
-        let mut weight = Weight::new(once, self.broker.fan_out_max);
-        bodies.iter().try_for_each(|body| weight.add(packet.at(*body), Kind::Message, reader, scratch))
+        let mut weight = Weight::new(bodies.len(), once, &self.broker);
+        let mut add = |body: &u32| weight.add(packet.at(*body), Kind::Message, reader, scratch);
+        match bodies.iter().try_for_each(&mut add) {
+            Ok(()) => Ok(false),
+            Err(Heavy::Multiplied(..)) => Ok(true),
+            Err(Heavy::TooWide(max)) => Err(Failure::TurnTooWide(max)),
+        }
     }
 
     /// Any packet, in canonical form.
