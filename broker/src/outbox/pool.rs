@@ -1,4 +1,4 @@
-//! Memory for reuse.
+//! What workers keep for flushes: memory for reuse, and counts.
 
 use std::collections::VecDeque;
 
@@ -28,4 +28,11 @@ impl Pool {
             self.buffers.push(buffer);
         }
     }
+}
+
+/// Counts of system calls, kept by each worker.
+#[derive(Default, Debug, Clone, Copy)]
+pub(crate) struct WriteCounts {
+    pub(crate) writes: u64,
+    pub(crate) bytes: u64,
 }

@@ -29,7 +29,7 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
 /// A broker on a TCP port of its own.
 pub fn start(config: Config) -> (Server, SocketAddr) {
     let listen = match config.listen.is_empty() {
-        true => vec![Address::Tcp("127.0.0.1:0".parse().unwrap())],
+        true => vec![Address::Tcp("127.0.0.1:0".parse().unwrap()).into()],
         false => config.listen.clone(),
     };
     let server = Server::start_dev(&Config { listen, ..config }).unwrap();
