@@ -72,14 +72,14 @@ fn errors_are_the_same_wherever_the_text_is_cut() {
         }
     };
     check(b"]", 1, 1, Unexpected(']'));
-    check("[]\n\"ä\n\" ä  [<a}".as_bytes(), 3, 9, Unexpected('}'));
+    check("[]\n\"ä\n\" [ä <a}".as_bytes(), 3, 8, Unexpected('}'));
     check(b"[\n a: ]", 2, 3, Unexpected(':'));
     check(b"[] , []", 1, 4, Unexpected(','));
     check(b"<>", 1, 2, MissingLabel);
     check(b"<a ,", 1, 4, Unexpected(','));
     check(b"{a:b, c}", 1, 8, Unexpected('}'));
-    check(b"\"a\\qb\"", 1, 4, Escape);
-    check(b"\"\\ud800x\"", 1, 3, CodePoint);
+    check(b"\"a\\qb\"", 1, 3, Escape);
+    check(b"\"\\ud800x\"", 1, 2, CodePoint);
     check(b"\"\\u12\"", 1, 6, Hex);
     check(b"#\"\\u0041\"", 1, 3, Escape);
     check(b"#x\"0\"", 1, 5, Hex);
@@ -95,7 +95,7 @@ fn errors_are_the_same_wherever_the_text_is_cut() {
     check(b"#{1 2 +1}", 1, 9, Duplicate);
     check(b"{a: 1, 'a': 2}", 1, 14, Duplicate);
     check(b"[[[[[", 1, 5, TooDeep(4));
-    check(b"[@[[[[", 1, 6, TooDeep(4));
+    check(b"[@[[[[", 1, 5, TooDeep(4));
     check(b"[1 2 3 4 5 6 7 8 9 10 11 12]", 1, 26, TooManyTokens(12));
     check(b"18446744073709551616 ", 1, 1, IntegerTooLong(8));
     check(&[b'9'; 70], 1, 1, TooLong(60));
@@ -114,6 +114,15 @@ fn what_is_dropped_takes_neither_room_nor_depth() {
     let (_, error, _) =
         read([&b"[ @a x "[..], &b"@a ".repeat(5_000_000)].into_iter(), Limits { depth_max: 8, ..limits });
     assert_eq!(error.unwrap().what, TextErrorKind::TooManyTokens(4 << 20));
+}
+
+#[test]
+fn something_else_is_left_alone() {
+    let mut reader = StreamReader::new(Limits::default());
+    assert_eq!(reader.read(b"[] # \xff\n \xb5\x84"), Ok((2, Some(&b"\xb5\x84"[..]))));
+    assert_eq!(reader.read(b" # \xff\n \xb5\x84"), Ok((6, None)));
+    assert!(reader.is_idle());
+    assert_eq!(reader.read(b"\xb5\x84"), Ok((0, None)));
 }
 
 #[test]

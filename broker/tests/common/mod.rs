@@ -1,6 +1,8 @@
 //! What the tests of whole brokers share: a client that speaks text to its test and bytes to the broker.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod text;
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use staunch::server::{Address, Config, Server};
 use staunch_protocols::packet::{Event as WireEvent, Packet};
-use staunch_protocols::text;
+use staunch_protocols::text as syntax;
 use staunch_protocols::wire::{Limits, Progress, Scanner};
 
 /// How long anything may take that must happen. Far more than it does.
@@ -45,7 +47,7 @@ pub fn start_default() -> (Server, SocketAddr) {
 /// The bytes of packets given as text.
 pub fn bytes(packets: &str) -> Vec<u8> {
     let all =
-        text::parse_all(packets, &Limits::default()).unwrap_or_else(|error| panic!("{packets}: {error}"));
+        syntax::parse_all(packets, &Limits::default()).unwrap_or_else(|error| panic!("{packets}: {error}"));
     // It comes as a sequence of packets, in brackets.
     all[1..all.len() - 1].to_vec()
 }
@@ -176,6 +178,16 @@ impl Client {
         self.set_timeouts(PATIENCE);
         while !bytes.is_empty() {
             bytes = &bytes[self.write(bytes).unwrap_or_else(|e| panic!("{e}: not read"))..];
+        }
+    }
+
+    /// Sends bytes; whenever they are not taken, does something that helps.
+    pub fn send_bytes_while(&mut self, mut bytes: &[u8], mut help: impl FnMut()) {
+        while !bytes.is_empty() {
+            match self.send_some(bytes) {
+                0 => help(),
+                sent => bytes = &bytes[sent..],
+            }
         }
     }
 
@@ -369,7 +381,7 @@ impl Client {
 fn event(event: staunch_protocols::packet::TurnEvent<'_>) -> Event {
     let print = |view: staunch_protocols::wire::View<'_>| {
         let mut out = String::new();
-        text::write(view, &mut out, usize::MAX);
+        syntax::write(view, &mut out, usize::MAX);
         out
     };
     let oid = event.oid.as_i64().unwrap();

@@ -239,7 +239,8 @@ pub fn text(data: &[u8]) {
     if let Ok(all) = &all {
         scan_canonical(all);
         for step in [1, 2, 7, source.len().max(1)] {
-            assert_eq!(text_in_pieces(source, step).as_deref(), Ok(&all[1..all.len() - 1]), "{step}");
+            let values = text_in_pieces(source, step).unwrap();
+            assert!(values.is_none_or(|values| values == all[1..all.len() - 1]), "{step}");
         }
     } else {
         // Whatever is wrong with it, it may be cut anywhere.
@@ -248,8 +249,8 @@ pub fn text(data: &[u8]) {
     }
 }
 
-/// All values of a text that comes in pieces, one after the other.
-fn text_in_pieces(source: &str, step: usize) -> Result<Vec<u8>, TextError> {
+/// All values of a text that comes in pieces, one after the other; `None` if there is a symbol that is taken for none.
+fn text_in_pieces(source: &str, step: usize) -> Result<Option<Vec<u8>>, TextError> {
     let mut reader = StreamReader::new(Limits::default());
     let mut values = Vec::new();
     // A bare symbol is complete when something follows it.
@@ -258,7 +259,11 @@ fn text_in_pieces(source: &str, step: usize) -> Result<Vec<u8>, TextError> {
             let (read, value) = reader.read(piece)?;
             values.extend_from_slice(value.unwrap_or_default());
             piece = &piece[read..];
+            if value.is_none() && !piece.is_empty() {
+                assert!(reader.is_idle() && piece[0] >= 0x80);
+                return Ok(None);
+            }
         }
     }
-    Ok(values)
+    Ok(Some(values))
 }

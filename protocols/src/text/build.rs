@@ -33,13 +33,13 @@ pub(super) struct Open {
     items: Vec<Item>,
 }
 
-/// An element or entry, in the output.
+/// An element or entry, in the output. There may be very many, and limits fit 32 bits.
 struct Item {
-    start: usize,
+    start: u32,
     /// Where the key ends and the value begins.
-    value: usize,
+    value: u32,
     /// Position in the text.
-    at: usize,
+    at: u32,
 }
 
 /// What one value, or several, have come to so far.
@@ -199,10 +199,10 @@ impl Builder {
 
     /// A value begins: tells the set or dictionary around it.
     fn begin(&mut self, at: usize) {
-        let start = self.out.len();
+        let start = self.out.len() as u32;
         let Some(top) = self.open.last_mut() else { return };
         match top.kind {
-            Kind::Set | Kind::DictionaryKey => top.items.push(Item { start, value: start, at }),
+            Kind::Set | Kind::DictionaryKey => top.items.push(Item { start, value: start, at: at as u32 }),
             Kind::DictionaryValue => {
                 if let Some(item) = top.items.last_mut() {
                     item.value = start;
@@ -254,24 +254,24 @@ impl Builder {
 
     /// Puts the items of the set or dictionary that the output ends with into order.
     fn sort(&mut self, top: &Open) -> Result<(), Fault> {
-        let end = self.out.len();
+        let end = self.out.len() as u32;
         // Where a key begins and ends, where its entry ends, and its position in the text.
-        let mut sorted: Vec<(usize, usize, usize, usize)> = Vec::new();
+        let mut sorted: Vec<(u32, u32, u32, u32)> = Vec::with_capacity(top.items.len());
         for (i, item) in top.items.iter().enumerate() {
             let entry_end = top.items.get(i + 1).map_or(end, |next| next.start);
             let key_end = if top.kind == Kind::Set { entry_end } else { item.value };
             sorted.push((item.start, key_end, entry_end, item.at));
         }
         let out = &self.out;
-        let key = |item: &(usize, usize, usize, usize)| &out[item.0..item.1];
+        let key = |item: &(u32, u32, u32, u32)| &out[item.0 as usize..item.1 as usize];
         if sorted.is_sorted_by(|a, b| key(a) < key(b)) {
             return Ok(());
         }
         sorted.sort_by(|a, b| key(a).cmp(key(b)));
         if let Some(pair) = sorted.windows(2).find(|pair| key(&pair[0]) == key(&pair[1])) {
-            return Err((pair[1].3, TextErrorKind::Duplicate));
+            return Err((pair[1].3 as usize, TextErrorKind::Duplicate));
         }
-        let ordered: Vec<u8> = sorted.iter().flat_map(|item| &out[item.0..item.2]).copied().collect();
+        let ordered: Vec<u8> = sorted.iter().flat_map(|item| &out[item.0 as usize..item.2 as usize]).copied().collect();
         self.out[top.start + 1..].copy_from_slice(&ordered);
         Ok(())
     }

@@ -12,7 +12,8 @@ use crate::wire::Limits;
 /// Reads the values of a text that arrives in pieces.
 ///
 /// Blanks, comments and annotations may stand before each value. A symbol, number or boolean is complete when
-/// something else follows it.
+/// something else follows it. A byte beyond ASCII in front of a value is taken for the beginning of something else than
+/// text (a symbol in quotes is none).
 ///
 /// **Invariant:** what it reads, and what it finds wrong, do not depend on where the text was cut.
 pub struct StreamReader {
@@ -101,7 +102,7 @@ impl StreamReader {
         self.state == State::Between && (self.is_complete || self.builder.open.is_empty())
     }
 
-    /// Reads on, up to the end of a value at most. Returns how many bytes that took, which are not to be given again,
+    /// Reads on, up to the end of a value or the beginning of something else at most. Returns how many bytes that took, which are not to be given again,
     /// and the value in canonical form, if it is complete.
     ///
     /// Costs a pass over the bytes, and what [`super::parse`] costs.
@@ -116,6 +117,9 @@ impl StreamReader {
         let mut start = 0;
         let mut at = 0;
         while at < bytes.len() {
+            if bytes[at] >= 0x80 && self.is_idle() {
+                return Ok((at, None));
+            }
             let step = self.step(bytes[at]);
             at += !matches!(step, Step::Ended) as usize;
             match step {
