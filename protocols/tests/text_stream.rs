@@ -111,8 +111,7 @@ fn what_is_dropped_takes_neither_room_nor_depth() {
     let (values, error, is_idle) = read(text.chunks(1000).chain([&comments[..]]), limits);
     assert_eq!((values, error, is_idle), (vec![common::parse_text("[x]")], None, true));
     // Tokens count, dropped or not.
-    let (_, error, _) =
-        read([&b"[ @a x "[..], &b"@a ".repeat(5_000_000)].into_iter(), Limits { depth_max: 8, ..limits });
+    let (_, error, _) = read([&b"[ @a x "[..], &b"@a ".repeat(5_000_000)], Limits { depth_max: 8, ..limits });
     assert_eq!(error.unwrap().what, TextErrorKind::TooManyTokens(4 << 20));
 }
 

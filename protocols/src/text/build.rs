@@ -271,7 +271,8 @@ impl Builder {
         if let Some(pair) = sorted.windows(2).find(|pair| key(&pair[0]) == key(&pair[1])) {
             return Err((pair[1].3 as usize, TextErrorKind::Duplicate));
         }
-        let ordered: Vec<u8> = sorted.iter().flat_map(|item| &out[item.0 as usize..item.2 as usize]).copied().collect();
+        let ordered: Vec<u8> =
+            sorted.iter().flat_map(|item| &out[item.0 as usize..item.2 as usize]).copied().collect();
         self.out[top.start + 1..].copy_from_slice(&ordered);
         Ok(())
     }
