@@ -352,20 +352,21 @@ impl Client {
     fn parse(&mut self) {
         let mut scanner = Scanner::new(Limits::default());
         let mut done = 0;
-        loop {
-            match scanner.scan(&self.unread[done..]) {
+        while done < self.unread.len() {
+            let rest = &self.unread[done..];
+            if rest[0] < 0x80 {
+                // Whose packets are cut, or are nonsense, may have changed to text by that.
+                let Some(end) = rest.iter().position(|b| *b == b'\n') else { break };
+                let line = bytes(std::str::from_utf8(&rest[..end]).expect("the broker sends text"));
+                scanner.scan(&line).expect("the broker sends packets");
+                self.pending.extend(came(scanner.view(&line)));
+                scanner.reset();
+                done += end + 1;
+                continue;
+            }
+            match scanner.scan(rest) {
                 Ok(Progress::Complete(length)) => {
-                    let packet = Packet::read(scanner.view(&self.unread[done..done + length]));
-                    match packet.expect("the broker sends packets") {
-                        Packet::Turn(turn) => {
-                            let events = turn.events().map(|e| event(e.expect("well-formed"))).collect();
-                            self.pending.push_back(Came::Turn(events));
-                        }
-                        Packet::Error { message, .. } => {
-                            self.pending.push_back(Came::Error(message.to_owned()))
-                        }
-                        _ => {}
-                    }
+                    self.pending.extend(came(scanner.view(&rest[..length])));
                     scanner.reset();
                     done += length;
                 }
@@ -375,6 +376,16 @@ impl Client {
         }
         self.unread.drain(..done);
         assert!(!self.has_ended || self.unread.is_empty(), "the connection ends within a packet");
+    }
+}
+
+fn came(packet: staunch_protocols::wire::View<'_>) -> Option<Came> {
+    match Packet::read(packet).expect("the broker sends packets") {
+        Packet::Turn(turn) => {
+            Some(Came::Turn(turn.events().map(|e| event(e.expect("well-formed"))).collect()))
+        }
+        Packet::Error { message, .. } => Some(Came::Error(message.to_owned())),
+        _ => None,
     }
 }
 
