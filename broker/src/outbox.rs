@@ -37,7 +37,7 @@ use crate::dataspace::{Router, Target};
 
 use text::Syntax;
 
-pub(crate) use pool::{Pool, WriteCounts};
+pub(crate) use pool::{CallCounts, Pool};
 
 /// A piece of an outbox.
 pub(crate) enum Segment {
@@ -304,7 +304,7 @@ impl Outbox {
         stream: &Stream,
         pool: &mut Pool,
         repayments: &mut Repayments,
-        counts: &mut WriteCounts,
+        counts: &mut CallCounts,
     ) -> Flushed {
         let mut taken = std::mem::take(&mut pool.taken);
         let flushed = self.flush_pieces(stream, &mut taken, pool, repayments, counts);
@@ -320,7 +320,7 @@ impl Outbox {
         taken: &mut VecDeque<Segment>,
         pool: &mut Pool,
         repayments: &mut Repayments,
-        counts: &mut WriteCounts,
+        counts: &mut CallCounts,
     ) -> Flushed {
         let mut dropped = None;
         let mut woken = None;
@@ -579,9 +579,7 @@ fn put_back(
             Some(Segment::Batch(batch)) => {
                 state.inline_bytes -= length;
                 state.is_within = false;
-                if let Some(buffer) = Arc::into_inner(batch) {
-                    pool.put(buffer);
-                }
+                pool.unshare(batch);
             }
             Some(Segment::Shared(body)) => {
                 state.is_within = true;

@@ -152,17 +152,13 @@ impl Serve {
             None => (key::default_path().map_err(Fault::Failed)?, true),
         };
         let (key, is_made) = key::read_or_make(&path, is_default).map_err(Fault::failed)?;
-        let reference = SturdyRef::mint(&oid, &key);
-        config.bindings.push(Binding { oid, key });
-        let server = Server::start(&config).map_err(|error| advise(&error, &config.listen))?;
-        announce(&server, &config);
         if is_made {
             tracing::info!("made a key: {}", path.display());
         }
         // It is a secret: it need not stand in each log there is.
         if is_made || std::io::stderr().is_terminal() {
             let mut bytes = Vec::new();
-            reference.write(&mut bytes);
+            SturdyRef::mint(&oid, &key).write(&mut bytes);
             tracing::info!("clients come in by {}", show(scan(&bytes).view(&bytes)));
         } else {
             let oid = if self.oid == DEFAULT_OID { String::new() } else { format!(" --oid '{}'", self.oid) };
@@ -171,6 +167,9 @@ impl Serve {
                 path.display()
             );
         }
+        config.bindings.push(Binding { oid, key });
+        let server = Server::start(&config).map_err(|error| advise(&error, &config.listen))?;
+        announce(&server, &config);
         Ok(server)
     }
 }

@@ -11,7 +11,7 @@ fn a_failed_write_leaves_nothing_behind() {
     let (ours, theirs) = Stream::pair().unwrap();
     let outbox = Outbox::new(64 << 20);
     let (mut pool, mut repayments, mut counts) =
-        (Pool::default(), Repayments::default(), WriteCounts::default());
+        (Pool::default(), Repayments::default(), CallCounts::default());
     let mut pieces = vec![Segment::Inline(vec![0x80; 4 << 20])];
     pieces.extend((0..20).map(|_| Segment::Inline(vec![0x80; 10])));
     let bytes: u64 = pieces.iter().map(|piece| piece.bytes().len() as u64).sum();
@@ -60,7 +60,7 @@ impl Scene {
     }
 
     fn flush(&mut self) -> Flushed {
-        let mut counts = WriteCounts::default();
+        let mut counts = CallCounts::default();
         let flushed = self.outbox.flush(&self.ours, &mut self.pool, &mut self.repayments, &mut counts);
         self.repayments.repay_all();
         flushed
@@ -138,7 +138,7 @@ fn text_repays_packet_by_packet() {
     let Scene { outbox, ours, theirs, account, mut pool, mut repayments } = scene;
     drop(theirs);
     outbox.writable();
-    let flushed = outbox.flush(&ours, &mut pool, &mut repayments, &mut WriteCounts::default());
+    let flushed = outbox.flush(&ours, &mut pool, &mut repayments, &mut CallCounts::default());
     assert!(matches!(flushed, Flushed::Failed));
     repayments.repay_all();
     assert_eq!(account.debt(), 0);

@@ -17,7 +17,7 @@ use staunch_protocols::wire::{Limits, Progress, Scanner};
 use staunch_system::net::Stream;
 
 use super::pool::Pool;
-use super::{Flushed, Outbox, PendingReplay, Phase, Segment, State, WriteCounts, put_back, remains};
+use super::{CallCounts, Flushed, Outbox, PendingReplay, Phase, Segment, State, put_back, remains};
 
 /// Text made at a time, roughly: a packet is not divided. (A packet's text has up to six times its bytes.)
 const TEXT_BYTES: usize = 32 << 10;
@@ -225,7 +225,7 @@ impl Outbox {
         taken: &mut VecDeque<Segment>,
         pool: &mut Pool,
         repayments: &mut Repayments,
-        counts: &mut WriteCounts,
+        counts: &mut CallCounts,
     ) -> Flushed {
         let mut leftovers = Leftovers::default();
         let mut flushed = Flushed::More;
@@ -336,7 +336,7 @@ fn round(
     stream: &Stream,
     taken: &VecDeque<Segment>,
     (head, is_within, has_all): (usize, bool, bool),
-    counts: &mut WriteCounts,
+    counts: &mut CallCounts,
 ) -> (usize, io::Result<usize>) {
     if out.is_empty()
         && let Err(error) = out.convert(taken, head, is_within, has_all)
