@@ -62,7 +62,7 @@ pub enum Answers {
     /// `<ok capability>` and `<error why>`.
     #[default]
     Ok,
-    /// `<accepted capability>` and `<rejected why>`, which clients want that are older, or were written for such brokers.
+    /// `<accepted capability>` and `<rejected why>`, which clients want that are older, or written for older brokers.
     Accepted,
 }
 

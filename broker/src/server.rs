@@ -223,8 +223,8 @@ impl Server {
         Ok(())
     }
 
-    /// Takes on a connection that was made in some other way. Its peer gets the dataspace itself, as oid 0, so it must be
-    /// known who it is. What it has is counted as its principal's, who is named as for a Unix socket.
+    /// Takes on a connection that was made in some other way. Its peer gets the dataspace itself, as oid 0, so it must
+    /// be known who it is. What it has is counted as its principal's, who is named as for a Unix socket.
     ///
     /// # Errors
     /// When the stream cannot be watched, or its principal has too many connections.

@@ -18,8 +18,8 @@ use tokio::sync::oneshot::Sender;
 /// How a session ended, if not well: why.
 type Outcome = Result<(), String>;
 
-/// Begins the session. `done` is told when it is over: when the input has ended and what was sent by then is out, when the broker
-/// has ended it, or when the output is of no use any more.
+/// Begins the session. `done` is told when it is over: when the input has ended and what was sent by then is out, when
+/// the broker has ended it, or when the output is of no use any more.
 pub(super) fn attach(server: &Server, done: Sender<Outcome>) -> Outcome {
     let input = file(io::stdin().as_fd()).map_err(|e| format!("cannot use standard input: {e}"))?;
     let output = file(io::stdout().as_fd()).map_err(|e| format!("cannot use standard output: {e}"))?;

@@ -102,8 +102,8 @@ impl StreamReader {
         self.state == State::Between && (self.is_complete || self.builder.open.is_empty())
     }
 
-    /// Reads on, up to the end of a value or the beginning of something else at most. Returns how many bytes that took, which are not to be given again,
-    /// and the value in canonical form, if it is complete.
+    /// Reads on, up to the end of a value or the beginning of something else at most. Returns how many bytes that took,
+    /// which are not to be given again, and the value in canonical form, if it is complete.
     ///
     /// Costs a pass over the bytes, and what [`super::parse`] costs.
     ///
