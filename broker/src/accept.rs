@@ -1,17 +1,19 @@
 //! Accepting connections, and refusing them.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use staunch_flowctl::OpenConnection;
-use staunch_protocols::packet;
+use staunch_protocols::{packet, wire};
 use staunch_system::net::{Buffers, Listener, Peer, Shutdown, Stream};
 
 use crate::cap::Cap;
 use crate::relay::{Session, SessionConfig};
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
+use crate::server::Config;
 use crate::{Broker, Local};
 
 /// For how long a TCP peer may be silent before the kernel asks whether it is there.
@@ -25,9 +27,32 @@ pub(crate) struct Acceptor {
     pub(crate) broker: Weak<Broker>,
     pub(crate) listener: Listener,
     pub(crate) initial: Cap,
+    pub(crate) terms: Terms,
+    pub(crate) refusals: Refusals,
+}
+
+/// What all connections get.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
     pub(crate) session: SessionConfig,
     pub(crate) buffers: Buffers,
-    pub(crate) refusals: Refusals,
+}
+
+impl Terms {
+    pub(crate) fn new(config: &Config) -> Terms {
+        let session = SessionConfig {
+            debt_max: config.debt_max,
+            outbox_max: config.outbox_max,
+            packet: wire::Limits {
+                packet_bytes_max: config.limits.packet_bytes,
+                depth_max: config.limits.packet_depth,
+                ..wire::Limits::default()
+            },
+        };
+        let buffers =
+            Buffers { send_bytes: Some(config.send_buffer), receive_bytes: Some(config.receive_buffer) };
+        Terms { session, buffers }
+    }
 }
 
 /// Why a connection is refused.
@@ -72,18 +97,9 @@ impl Acceptor {
             Ok(connection) => connection,
             Err(why) => return self.refuse(broker, &stream, &principal, &why),
         };
-        match peer {
-            // Unlike a TCP socket, it has not inherited them from the listener.
-            Peer::Unix(_) => _ = stream.set_buffers(self.buffers),
-            // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
-            // what it wrote, until its kernel gives up.
-            Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
-        }
-        let initial = self.initial.clone();
-        let session = Session::open(broker, stream, connection, &principal, &name, initial, self.session);
-        if let Err(error) = session.start() {
+        let open = Opening { stream, peer, connection, principal: &principal, name: &name };
+        if let Err(error) = open.open(broker, &self.initial, self.terms) {
             tracing::warn!(%error, connection = name, "cannot watch a connection");
-            session.break_off();
         }
     }
 
@@ -95,6 +111,47 @@ impl Acceptor {
         packet::write_error(&mut words, &why.to_string());
         let _ = stream.write(&words);
         let _ = stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// Takes on a connection that no listener accepted.
+pub(crate) fn adopt(
+    broker: &Arc<Broker>,
+    stream: Stream,
+    peer: Peer,
+    name: &str,
+    initial: &Cap,
+    terms: Terms,
+) -> io::Result<()> {
+    let (principal, _) = names(peer);
+    let connection = admit(broker, &principal).map_err(|why| io::Error::other(why.to_string()))?;
+    let open = Opening { stream, peer, connection, principal: &principal, name };
+    open.open(broker, initial, terms)
+}
+
+/// A connection that has been admitted.
+struct Opening<'a> {
+    stream: Stream,
+    peer: Peer,
+    connection: OpenConnection,
+    principal: &'a str,
+    name: &'a str,
+}
+
+impl Opening<'_> {
+    /// Begins a session. If that fails, it ends.
+    fn open(self, broker: &Arc<Broker>, initial: &Cap, terms: Terms) -> io::Result<()> {
+        let Opening { stream, peer, connection, principal, name } = self;
+        match peer {
+            // Unlike a TCP socket, it has not inherited them from the listener.
+            Peer::Unix(_) => _ = stream.set_buffers(terms.buffers),
+            // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
+            // what it wrote, until its kernel gives up.
+            Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
+        }
+        let session =
+            Session::open(broker, stream, connection, principal, name, initial.clone(), terms.session);
+        session.start().inspect_err(|_| session.break_off())
     }
 }
 

@@ -3,76 +3,24 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use staunch_flowctl::AuditError;
 use staunch_flowctl::{Account, Limits, PrincipalLimits};
-use staunch_protocols::wire::{self, encode};
-use staunch_system::net::{Buffers, Listener};
+use staunch_protocols::wire::encode;
+use staunch_system::net::{Listener, Stream};
 use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
-use crate::accept::{Acceptor, Refusals};
+use crate::accept::{self, Acceptor, Refusals, Terms};
 use crate::cap::{Cap, Entity};
-use crate::gatekeeper::Gatekeeper;
+use crate::gatekeeper::{Bindings, Gatekeeper};
 use crate::limits::Limits as PeerLimits;
-use crate::relay::{Session, SessionConfig};
+pub use crate::listen::{Address, Answers, Listen};
+use crate::relay::Session;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
-
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// A TCP address and port.
-    Tcp(SocketAddr),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Address, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err("unix: needs a path, as in unix:/run/staunch/socket".to_owned()),
-                path => Ok(Address::Unix(path.into())),
-            };
-        }
-        let Some(address) = text.strip_prefix("tcp:") else {
-            return Err("expected tcp:ADDRESS:PORT or unix:PATH".to_owned());
-        };
-        address.parse().map(Address::Tcp).map_err(|_| match host_name(address) {
-            Some((host, port)) => format!(
-                "{host} is a name. Where to listen is given as a numeric address: tcp:127.0.0.1:{port} for this \
-                 machine alone, tcp:0.0.0.0:{port} for all its IPv4 networks"
-            ),
-            None => {
-                format!("{address} is not a numeric address with a port, as in 127.0.0.1:9001 or [::1]:9001")
-            }
-        })
-    }
-}
-
-/// A host name and a port, if that is what stands there.
-fn host_name(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let is_name = host.starts_with(|c: char| c.is_ascii_alphabetic())
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    Some((host, port.parse().ok()?)).filter(|_| is_name)
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => write!(f, "tcp:{address}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
 #[derive(Clone)]
@@ -103,7 +51,7 @@ impl fmt::Debug for Binding {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen.
-    pub listen: Vec<Address>,
+    pub listen: Vec<Listen>,
     /// Permissions of the files of Unix sockets (writing is what connecting takes); `None` leaves them to the umask.
     pub socket_mode: Option<u32>,
     /// What lets clients in; of two with the same oid the later counts.
@@ -196,6 +144,8 @@ pub struct Holding {
 /// A running broker. Ends when it is shut down or dropped.
 pub struct Server {
     broker: Arc<Broker>,
+    dataspace: Cap,
+    terms: Terms,
     acceptors: Vec<(Arc<Acceptor>, Registration<Local>)>,
 }
 
@@ -206,7 +156,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]: among others, an address that is not this machine's alone.
     pub fn start_dev(config: &Config) -> Result<Server, StartError> {
-        for address in &config.listen {
+        for Listen { address, .. } in &config.listen {
             if matches!(address, Address::Tcp(a) if !a.ip().is_loopback()) {
                 return Err(StartError::NotLocal(address.clone()));
             }
@@ -231,41 +181,39 @@ impl Server {
         let _ = broker.scheduler.set(scheduler);
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
-        let gatekeeper = Gatekeeper::default();
+        let bindings = Arc::new(Bindings::default());
         for binding in &config.bindings {
-            gatekeeper.bind(&binding.oid, &binding.key, dataspace.clone());
+            bindings.bind(&binding.oid, &binding.key, dataspace.clone());
         }
-        let initial = Cap::new(Entity::Gatekeeper(Arc::new(gatekeeper)));
-        let mut server = Server { broker, acceptors: Vec::new() };
-        for address in &config.listen {
-            server.listen(address, &initial, config).map_err(|e| StartError::Listen(address.clone(), e))?;
+        let gatekeeper = |form| {
+            let gatekeeper = Gatekeeper::new(bindings.clone(), form);
+            Cap::new(Entity::Gatekeeper(Arc::new(gatekeeper)))
+        };
+        let initials = [Answers::Ok, Answers::Accepted].map(|form| (form, gatekeeper(form)));
+        let terms = Terms::new(config);
+        let mut server = Server { broker, dataspace, terms, acceptors: Vec::new() };
+        for listen in &config.listen {
+            let initial = initials.iter().find(|(form, _)| *form == listen.answers);
+            let (_, initial) = initial.expect("there is one for each form");
+            server
+                .listen(&listen.address, initial, config.socket_mode)
+                .map_err(|e| StartError::Listen(listen.address.clone(), e))?;
         }
         Ok(server)
     }
 
-    fn listen(&mut self, address: &Address, initial: &Cap, config: &Config) -> io::Result<()> {
-        let buffers =
-            Buffers { send_bytes: Some(config.send_buffer), receive_bytes: Some(config.receive_buffer) };
+    fn listen(&mut self, address: &Address, initial: &Cap, socket_mode: Option<u32>) -> io::Result<()> {
+        let Terms { buffers, .. } = self.terms;
         let listener = match address {
             Address::Tcp(address) => Listener::tcp(*address, buffers)?,
-            Address::Unix(path) => Listener::unix(path, config.socket_mode, buffers)?,
-        };
-        let session = SessionConfig {
-            debt_max: config.debt_max,
-            outbox_max: config.outbox_max,
-            packet: wire::Limits {
-                packet_bytes_max: config.limits.packet_bytes,
-                depth_max: config.limits.packet_depth,
-                ..wire::Limits::default()
-            },
+            Address::Unix(path) => Listener::unix(path, socket_mode, buffers)?,
         };
         let acceptor = Arc::new(Acceptor {
             state: TaskState::new(),
             broker: Arc::downgrade(&self.broker),
             listener,
             initial: initial.clone(),
-            session,
-            buffers,
+            terms: self.terms,
             refusals: Refusals::default(),
         });
         let scheduler = self.broker.scheduler();
@@ -273,6 +221,16 @@ impl Server {
         tracing::debug!(%address, "listening");
         self.acceptors.push((acceptor, registration));
         Ok(())
+    }
+
+    /// Takes on a connection that was made in some other way. Its peer gets the dataspace itself, as oid 0, so it must
+    /// be known who it is. What it has is counted as its principal's, who is named as for a Unix socket.
+    ///
+    /// # Errors
+    /// When the stream cannot be watched, or its principal has too many connections.
+    pub fn adopt(&self, stream: Stream, name: &str) -> io::Result<()> {
+        let peer = stream.peer()?;
+        accept::adopt(&self.broker, stream, peer, name, &self.dataspace, self.terms)
     }
 
     /// The TCP addresses listened on, with the ports that the system chose.

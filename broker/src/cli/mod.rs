@@ -1,7 +1,8 @@
 //! The command line: what can be asked for, and who does it.
 //!
 //! # Layout
-//! - `serve`, `key`: the broker, and the secret that its references are signed with.
+//! - `serve`, `stdio`, `key`: the broker, on standard input and output too, and the secret that its references are
+//!   signed with.
 //! - `reference`: `staunch ref`.
 //! - `observe`, `hold`, `send`, `sync`: clients for people and scripts.
 //! - `reach`: which broker these speak to, by which reference, and what to do if that fails.
@@ -22,6 +23,7 @@ mod reach;
 mod reference;
 mod send;
 mod serve;
+mod stdio;
 mod sync;
 mod value;
 

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use staunch::server::{Address, Binding, Config, Server, StartError};
+use staunch::server::{Address, Binding, Config, Listen, Server, StartError};
 use staunch_protocols::sturdy::SturdyRef;
 
 use super::reach::{DEFAULT_ADDRESS, WELL_KNOWN};
 use super::value::{parse, scan, show};
-use super::{Fault, key};
+use super::{Fault, key, stdio};
 
 /// The oid that references are for, unless a flag says otherwise.
 pub(super) const DEFAULT_OID: &str = "\"syndicate\"";
@@ -28,6 +28,8 @@ Examples:
   staunch serve --dev
   staunch serve --listen unix:/run/staunch/socket --socket-mode 0660
   staunch serve --listen tcp:0.0.0.0:9001
+  staunch serve --listen tcp:127.0.0.1:9001,answers=accepted
+  staunch serve --stdio
 
 What goes over TCP is not encrypted: listen on networks that you trust.
 
@@ -56,8 +58,19 @@ pub(super) struct Serve {
     #[arg(long, value_name = "VALUE", default_value = DEFAULT_OID)]
     oid: String,
     /// Where to listen: tcp:ADDRESS:PORT with a numeric address, or unix:PATH. May be given more than once
-    #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS)]
-    listen: Vec<Address>,
+    ///
+    /// With ,answers=accepted behind it the gatekeeper there answers <accepted ..> and <rejected ..>, as older clients
+    /// want, syndicate-py up to 0.19.3 among them, instead of <ok ..> and <error ..>. (So a path cannot end in a comma, a
+    /// word of small letters, = and something without a slash.)
+    #[arg(long, value_name = "ADDRESS[,OPTION=VALUE]", default_value = DEFAULT_ADDRESS)]
+    #[arg(default_value_if("stdio", "true", None))]
+    listen: Vec<Listen>,
+    /// Speak on standard input and output as well, and end when the input does
+    ///
+    /// What is there at once, as oid 0, is the dataspace: who starts the broker so needs no reference. It listens only
+    /// where --listen says, and takes no key if that is nowhere.
+    #[arg(long)]
+    stdio: bool,
     /// Permissions of Unix sockets' files, octal; connecting takes the one to write [default: as the umask
     /// has it]
     #[arg(long, value_name = "MODE", value_parser = mode)]
@@ -95,7 +108,16 @@ fn mode(text: &str) -> Result<u32, String> {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Fault> {
-        run(|| self.start())
+        if !self.stdio {
+            return run(|| self.start());
+        }
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        let start = || {
+            let server = self.start()?;
+            stdio::attach(&server, done).map_err(Fault::Failed)?;
+            Ok(server)
+        };
+        run_until(start, is_done)
     }
 
     fn start(self) -> Result<Server, Fault> {
@@ -114,6 +136,9 @@ impl Serve {
             receive_buffer: words(self.receive_buffer),
             ..defaults
         };
+        if self.stdio && config.listen.is_empty() {
+            return Server::start(&config).map_err(|error| advise(&error, &config.listen));
+        }
         if self.dev {
             let server = Server::start_dev(&config).map_err(|error| advise(&error, &config.listen))?;
             announce(&server, &config);
@@ -158,15 +183,15 @@ fn announce(server: &Server, config: &Config) {
             tracing::warn!("tcp:{address} is not encrypted: who sees the traffic can come in, too");
         }
     }
-    for address in config.listen.iter().filter(|a| matches!(a, Address::Unix(_))) {
-        tracing::info!("open on {address}");
+    for listen in config.listen.iter().filter(|l| matches!(l.address, Address::Unix(_))) {
+        tracing::info!("open on {}", listen.address);
     }
 }
 
 /// Two listeners cannot have one address, except for a port that the system chooses.
-fn check_distinct(addresses: &[Address]) -> Result<(), Fault> {
+fn check_distinct(all: &[Listen]) -> Result<(), Fault> {
     let mut seen = HashSet::new();
-    for address in addresses {
+    for Listen { address, .. } in all {
         let is_chosen = matches!(address, Address::Tcp(address) if address.port() == 0);
         if !is_chosen && !seen.insert(address.to_string()) {
             return Err(Fault::Usage(format!("--listen {address} is given twice")));
@@ -176,11 +201,11 @@ fn check_distinct(addresses: &[Address]) -> Result<(), Fault> {
 }
 
 /// Why the broker does not start, and what to do about it.
-fn advise(error: &StartError, all: &[Address]) -> Fault {
+fn advise(error: &StartError, all: &[Listen]) -> Fault {
     Fault::Failed(explain(error, all))
 }
 
-fn explain(error: &StartError, all: &[Address]) -> String {
+fn explain(error: &StartError, all: &[Listen]) -> String {
     let (address, cause) = match error {
         StartError::Listen(address, cause) => (address, cause),
         StartError::NotLocal(_) => return format!("{error}. Choose an address such as 127.0.0.1"),
@@ -227,8 +252,8 @@ fn explain(error: &StartError, all: &[Address]) -> String {
 }
 
 /// Another of the addresses that are listened on, with the same port, if one of the two stands for all of this machine.
-fn overlapping(address: SocketAddr, all: &[Address]) -> Option<SocketAddr> {
-    all.iter().find_map(|other| match other {
+fn overlapping(address: SocketAddr, all: &[Listen]) -> Option<SocketAddr> {
+    all.iter().find_map(|other| match &other.address {
         Address::Tcp(other) if *other != address && other.port() == address.port() => {
             (other.ip().is_unspecified() || address.ip().is_unspecified()).then_some(*other)
         }
@@ -246,6 +271,14 @@ fn is_socket(path: &Path) -> bool {
 
 /// Runs a broker until SIGTERM or SIGINT.
 pub(super) fn run(start: impl FnOnce() -> Result<Server, Fault>) -> Result<(), Fault> {
+    run_until(start, std::future::pending())
+}
+
+/// Runs a broker until SIGTERM or SIGINT, or until something else is over, and tells how that went.
+fn run_until(
+    start: impl FnOnce() -> Result<Server, Fault>,
+    done: impl Future<Output = Result<Result<(), String>, tokio::sync::oneshot::error::RecvError>>,
+) -> Result<(), Fault> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fault::failed)?;
     runtime.block_on(async {
@@ -254,15 +287,17 @@ pub(super) fn run(start: impl FnOnce() -> Result<Server, Fault>) -> Result<(), F
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Fault::failed)?;
         let server = start()?;
         let mut tick = tokio::time::interval(Duration::from_millis(500));
-        loop {
+        let mut done = std::pin::pin!(done);
+        let outcome = loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                outcome = &mut done => break outcome.unwrap_or(Ok(())),
                 _ = tick.tick() => server.tick(),
             }
-        }
+        };
         tracing::info!("ends: {} connections open", server.connections());
         server.shutdown();
-        Ok(())
+        outcome.map_err(Fault::Failed)
     })
 }

@@ -3,6 +3,7 @@
 mod end;
 pub(crate) mod packets;
 mod plain;
+mod text;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use staunch_flowctl::{Account, OpenConnection};
 use staunch_protocols::caveat::CaveatError;
 use staunch_protocols::packet::PacketError;
+use staunch_protocols::text::{StreamReader, TextError};
 use staunch_protocols::wire::{CanonError, Int, Limits, ScanError, Scanner};
 use staunch_system::net::Stream;
 use staunch_system::poll::Interest;
@@ -83,8 +85,10 @@ pub(crate) enum Failure {
     Unread,
     #[error("A bug in the broker; please report it")]
     Bug,
-    #[error("text syntax is not spoken here: the first byte of a packet must be 0x80 or above")]
-    Text,
+    #[error("text, {0}")]
+    Text(TextError),
+    #[error("No HTTP is spoken here; over TCP, text begins with [ or <")]
+    NoText,
 }
 
 /// What only the worker that runs the session touches.
@@ -100,6 +104,10 @@ pub(super) struct Inbound {
     carry: Vec<u8>,
     /// Where the scan of the packet at the carry's start stands, if one has begun.
     scanner: Option<Scanner>,
+    /// What reads the peer's text, if it speaks text at present: then `carry` is only what has to wait.
+    text: Option<Box<StreamReader>>,
+    /// Something has been handled: it is known whether this is a session at all.
+    is_known: bool,
     /// A turn that waits for something to be built.
     waiting: Option<Box<Decoded>>,
     /// There may be more to read.
@@ -183,6 +191,8 @@ impl Session {
                 leftovers: Vec::new(),
                 carry: Vec::new(),
                 scanner: None,
+                text: None,
+                is_known: false,
                 waiting: None,
                 is_readable: true,
                 is_hanging_up: false,

@@ -27,10 +27,18 @@ const TURNS_PER_HOLD: u32 = 256;
 const REWRITTEN_KEPT_MAX: usize = 64 << 10;
 
 /// How handling went on.
-enum Step {
+pub(super) enum Step {
     Next,
     Unfinished,
     Building,
+}
+
+/// What the bytes behind those that were handled are in.
+pub(super) enum Syntax {
+    /// They come later, or have to wait.
+    Same,
+    Text,
+    Binary,
 }
 
 /// What the fast way stopped at.
@@ -141,62 +149,87 @@ impl Slice {
 }
 
 impl Session {
-    /// Handles the packets in `bytes`. Returns how many bytes it is done with: all but an unfinished packet, for
-    /// which the scanner's state is kept, or but what has to wait.
+    /// Handles the packets in `bytes`. Returns how many bytes it is done with: all but an unfinished packet in binary,
+    /// for which the scanner's state is kept, or but what has to wait.
     pub(super) fn handle(
         self: &Arc<Self>,
         bytes: &[u8],
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<usize, Failure> {
+        local.slice = Slice::default();
+        let mut done = 0;
+        loop {
+            let rest = &bytes[done..];
+            let (length, syntax) = match inbound.text {
+                None => self.handle_binary(rest, inbound, local)?,
+                Some(_) => self.handle_text(rest, inbound, local)?,
+            };
+            done += length;
+            match syntax {
+                Syntax::Same => break,
+                Syntax::Text => self.begin_text(bytes[done], inbound)?,
+                Syntax::Binary => self.end_text(inbound),
+            }
+        }
+        inbound.is_known |= done > 0;
+        Ok(done)
+    }
+
+    fn handle_binary(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        inbound: &mut Inbound,
+        local: &mut Local,
+    ) -> Result<(usize, Syntax), Failure> {
         let mut scanner = match inbound.scanner.take() {
             Some(scanner) => scanner,
             None => local.take_scanner(self.config.packet),
         };
         let mut done = 0;
-        local.slice = Slice::default();
         let result = loop {
-            if done == bytes.len() || local.slice.is_over {
-                break Ok(false);
-            }
-            if local.stage.has_full() && !inbound.is_hanging_up {
-                break Ok(false);
-            }
-            if local.stage.cost() + self.account.debt() > self.account.limit() && !inbound.is_hanging_up {
-                local.stage.publish_staged(&self.broker);
-                let flush = Instant::now();
-                local.stage.flush(&mut local.scratch);
-                local.slice.exclude(flush.elapsed());
-                if !self.account.is_clear() {
-                    break Ok(false);
-                }
+            if done == bytes.len() || self.is_held_up(inbound, local) {
+                break Ok(Step::Next);
             }
             if bytes[done] < 0x80 {
-                break Err(Failure::Text);
+                local.put_scanner(scanner);
+                return Ok((done, Syntax::Text));
             }
             match self.handle_some(&bytes[done..], &mut scanner, inbound, local) {
                 Ok((n, Step::Next)) => done += n,
-                Ok((n, Step::Unfinished)) => {
+                Ok((n, step)) => {
                     done += n;
-                    break Ok(true);
-                }
-                Ok((n, Step::Building)) => {
-                    done += n;
-                    break Ok(false);
+                    break Ok(step);
                 }
                 Err(failure) => break Err(failure),
             }
         };
         match result {
-            Ok(true) => inbound.scanner = Some(scanner),
-            Ok(false) => local.put_scanner(scanner),
+            Ok(Step::Unfinished) => inbound.scanner = Some(scanner),
+            Ok(_) => local.put_scanner(scanner),
             Err(failure) => return Err(failure),
         }
-        Ok(done)
+        Ok((done, Syntax::Same))
+    }
+
+    /// Whether it has to wait before the next packet. What is staged is flushed if that may help.
+    #[inline]
+    pub(super) fn is_held_up(&self, inbound: &Inbound, local: &mut Local) -> bool {
+        if local.slice.is_over || local.stage.has_full() && !inbound.is_hanging_up {
+            return true;
+        }
+        if local.stage.cost() + self.account.debt() > self.account.limit() && !inbound.is_hanging_up {
+            local.stage.publish_staged(&self.broker);
+            let flush = Instant::now();
+            local.stage.flush(&mut local.scratch);
+            local.slice.exclude(flush.elapsed());
+            return !self.account.is_clear();
+        }
+        false
     }
 
     /// Handles packets until something is in the way.
-    fn handle_some(
+    pub(super) fn handle_some(
         self: &Arc<Self>,
         bytes: &[u8],
         scanner: &mut Scanner,
