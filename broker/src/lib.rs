@@ -40,7 +40,7 @@ use staunch_protocols::caveat;
 use staunch_protocols::wire::{self, Scanner};
 
 use dataspace::{Dataspace, Router};
-use limits::Limits;
+use limits::{Limits, Places};
 use linger::Lingering;
 use principals::Principals;
 use relay::{Failure, Session, Slice};
@@ -153,10 +153,17 @@ pub(crate) struct Broker {
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
     limits: RwLock<Arc<Limits>>,
+    /// Bounds of the process's on connections, beside those.
+    places: Places,
 }
 
 impl Broker {
-    fn new(principal: PrincipalLimits, fan_out_max: u64, limits: Limits) -> io::Result<Arc<Broker>> {
+    fn new(
+        principal: PrincipalLimits,
+        fan_out_max: u64,
+        limits: Limits,
+        places: Places,
+    ) -> io::Result<Arc<Broker>> {
         Ok(Arc::new(Broker {
             scheduler: OnceLock::new(),
             ledger: Ledger::new(principal),
@@ -169,6 +176,7 @@ impl Broker {
             dataspaces: Mutex::default(),
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),
+            places,
         }))
     }
 
