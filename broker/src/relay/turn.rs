@@ -197,12 +197,19 @@ impl Session {
                 continue;
             }
             let mut scanner = crate::attenuate::stored_scanner();
-            for event in events.iter().filter(|e| e.dataspace().is_some_and(|d| Arc::ptr_eq(&d, &dataspace)))
-            {
+            for event in events {
+                // What the turn asserts itself and retracts again is in the place of the assertion.
+                let (event, kind) = match event {
+                    Event::RetractSame { assert } => (&events[*assert], Kind::Retraction),
+                    event => (event, Kind::Captured),
+                };
+                if !event.dataspace().is_some_and(|d| Arc::ptr_eq(&d, &dataspace)) {
+                    continue;
+                }
                 let stored = event.stored();
                 let (value, kind) = match (event, &stored) {
                     (Event::Assert { value, .. } | Event::Message { value, .. }, _) => {
-                        (view(value, packet), Kind::Captured)
+                        (view(value, packet), kind)
                     }
                     (_, Some(stored)) => {
                         scanner.reset();
