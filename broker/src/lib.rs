@@ -224,7 +224,9 @@ impl Broker {
                     outstanding += body.loan().cost();
                 }
             }
-            outstanding += session.membrane().owed_for_syncs();
+            let syncs = session.membrane().owed_for_syncs();
+            outstanding +=
+                syncs.iter().filter(|(sync, _)| seen.insert(*sync)).map(|(_, cost)| cost).sum::<u64>();
         }
         for dataspace in self.dataspaces.lock().iter().filter_map(Weak::upgrade) {
             outstanding += dataspace.inbox.owed().iter().map(|(_, cost)| cost).sum::<u64>();
