@@ -157,16 +157,17 @@ impl Opening<'_> {
 
 /// A place among the connections, if there is one.
 fn admit(broker: &Broker, principal: &str) -> Result<OpenConnection, Refusal> {
-    let limits = broker.limits();
-    if broker.sessions.len() as u64 >= limits.connections {
-        return Err(Refusal::Connections(limits.connections));
+    let (limits, places) = (broker.limits(), &broker.places);
+    let connections_max = limits.connections.min(places.connections);
+    if broker.sessions.len() as u64 >= connections_max {
+        return Err(Refusal::Connections(connections_max));
     }
     let (rate, burst) = (limits.principal_connection_rate, limits.principal_connection_burst);
     if !broker.principals.arrivals.admit(principal, rate, burst) {
         return Err(Refusal::Rate(rate));
     }
     let owner = broker.ledger.principal(principal);
-    owner.set_connections_max(limits.principal_connections);
+    owner.set_connections_max(limits.principal_connections.min(places.principal_connections));
     owner.try_open().map_err(|full| Refusal::OfPrincipal(full.connections_max))
 }
 

@@ -100,6 +100,11 @@ impl Cap {
         self.0.caveats.as_ref()
     }
 
+    /// Whether it is a peer's entity and the peer has gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.entity(), Entity::Remote(remote) if remote.session().is_closed())
+    }
+
     /// Appends its form in stored values.
     pub(crate) fn write_stored(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&STORED_HEAD);

@@ -35,7 +35,7 @@ pub(crate) enum Target {
     Other(Cap, Observing),
 }
 
-/// An observation by an entity that is not simply a peer's.
+/// An observation by an entity that is not simply a peer's, or a question of its.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Observing {
     /// Tells observers apart: handles are unique only within one.
@@ -69,10 +69,7 @@ impl Endpoint for Target {
     fn is_gone(&self) -> bool {
         match self {
             Target::Remote(remote) => remote.session().is_closed(),
-            Target::Other(cap, _) => match cap.entity() {
-                Entity::Remote(remote) => remote.session().is_closed(),
-                _ => false,
-            },
+            Target::Other(cap, _) => cap.is_gone(),
         }
     }
 }

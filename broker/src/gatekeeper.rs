@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 use staunch_protocols::sturdy::SturdyRef;
 use staunch_protocols::wire::{Progress, encode};
 
-use crate::attenuate::stored_scanner;
-use crate::cap::{self, Cap, Caps, Entity, stored_id};
+use crate::attenuate::{Asker, stored_scanner};
+use crate::cap::{self, Cap, Caps, stored_id};
+use crate::dataspace::{LocalEvent, Observing};
 use crate::listen::Answers;
 use crate::{Broker, Local};
 
@@ -22,8 +23,15 @@ struct Binding {
 struct Answer {
     /// How often the question has been asserted.
     count: u64,
-    /// Where it was given, under which handle; `None` if nothing was said.
-    given: Option<(Cap, u64)>,
+    /// What was given; `None` if nothing was said, or nothing of it passed the observer's caveats.
+    given: Option<Given>,
+}
+
+/// Where an answer was given, and under which handle.
+struct Given {
+    observer: Cap,
+    by: Observing,
+    handle: u64,
 }
 
 /// What sturdyrefs stand for, for all gatekeepers of a broker. By the oid, canonical.
@@ -53,32 +61,43 @@ impl Gatekeeper {
 
     /// Somebody asserts a question: answers it, unless it has been asked before. What is no question, or has no
     /// answer, meets silence.
-    pub(crate) fn resolve(&self, question: &[u8], caps: &Caps, broker: &Arc<Broker>, local: &mut Local) {
+    /// The answer is asserted at its observer, a peer's entity or a dataspace; any other takes no notice.
+    pub(crate) fn resolve(
+        &self,
+        question: &[u8],
+        caps: &Caps,
+        asker: &mut Asker,
+        broker: &Arc<Broker>,
+        local: &mut Local,
+    ) {
         let mut answers = self.answers.lock();
         if let Some(answer) = answers.get_mut(question) {
             answer.count += 1;
             return;
         }
         let given = self.answer(question, caps).and_then(|(observer, value, caps)| {
-            let Entity::Remote(remote) = observer.entity() else { return None };
-            let handle = broker.next_handle();
-            local.stage.direct_assert(remote, &value, &caps, handle);
-            Some((observer, handle))
+            let (value, caps) = asker.pass(&observer, value, caps)?;
+            let (by, handle) = (asker.observing(&observer), broker.next_handle());
+            local.stage.deliver(&observer, by, LocalEvent::Assert(value, caps, handle));
+            Some(Given { observer, by, handle })
         });
         answers.insert(question.into(), Answer { count: 1, given });
     }
 
     /// A question is retracted: so is its answer, if nobody else asks.
-    pub(crate) fn withdraw(&self, question: &[u8], _broker: &Arc<Broker>, local: &mut Local) {
+    pub(crate) fn withdraw(&self, question: &[u8], broker: &Arc<Broker>, local: &mut Local) {
         let mut answers = self.answers.lock();
         let Some(answer) = answers.get_mut(question) else { return };
         answer.count -= 1;
-        if answer.count == 0
-            && let Some(Answer { given: Some((observer, handle)), .. }) = answers.remove(question)
-            && let Entity::Remote(remote) = observer.entity()
-            && !remote.session().is_closed()
+        if answer.count > 0 {
+            // If this turn asked as well, its answer may be staged still. The others who ask may withdraw at once, and
+            // no retraction shall come before what it retracts.
+            return local.stage.publish_staged(broker);
+        }
+        if let Some(Answer { given: Some(given), .. }) = answers.remove(question)
+            && !given.observer.is_gone()
         {
-            local.stage.direct_retract(remote, handle, true);
+            local.stage.deliver(&given.observer, given.by, LocalEvent::Retract(given.handle));
         }
     }
 

@@ -41,7 +41,7 @@ use staunch_protocols::caveat;
 use staunch_protocols::wire::{self, Scanner};
 
 use dataspace::{Dataspace, Router};
-use limits::Limits;
+use limits::{Limits, Places};
 use linger::Lingering;
 use principals::Principals;
 use relay::{Failure, Session, Slice};
@@ -154,10 +154,17 @@ pub(crate) struct Broker {
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
     limits: RwLock<Arc<Limits>>,
+    /// Bounds of the process's on connections, beside those.
+    places: Places,
 }
 
 impl Broker {
-    fn new(principal: PrincipalLimits, fan_out_max: u64, limits: Limits) -> io::Result<Arc<Broker>> {
+    fn new(
+        principal: PrincipalLimits,
+        fan_out_max: u64,
+        limits: Limits,
+        places: Places,
+    ) -> io::Result<Arc<Broker>> {
         Ok(Arc::new(Broker {
             scheduler: OnceLock::new(),
             ledger: Ledger::new(principal),
@@ -170,6 +177,7 @@ impl Broker {
             dataspaces: Mutex::default(),
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),
+            places,
         }))
     }
 
@@ -217,7 +225,9 @@ impl Broker {
                     outstanding += body.loan().cost();
                 }
             }
-            outstanding += session.membrane().owed_for_syncs();
+            let syncs = session.membrane().owed_for_syncs();
+            outstanding +=
+                syncs.iter().filter(|(sync, _)| seen.insert(*sync)).map(|(_, cost)| cost).sum::<u64>();
         }
         for dataspace in self.dataspaces.lock().iter().filter_map(Weak::upgrade) {
             outstanding += dataspace.inbox.owed().iter().map(|(_, cost)| cost).sum::<u64>();

@@ -15,9 +15,10 @@ pub struct Limits {
     pub packet_bytes: u32,
     /// How deep values may be nested. (For connections made from then on.)
     pub packet_depth: u16,
-    /// Connections of all principals together.
+    /// Connections of all principals together: so many at most, and fewer if the process may not have a descriptor for
+    /// each (`RLIMIT_NOFILE`, when the broker starts).
     pub connections: u64,
-    /// Connections of one principal.
+    /// Connections of one principal: so many at most, and no more than half of those that there are descriptors for.
     pub principal_connections: u64,
     /// New connections of one principal a second, on average.
     pub principal_connection_rate: u64,
@@ -56,6 +57,26 @@ impl Default for Limits {
             principal: Quota { assertions: 20_000_000, observations: 1_000_000, references: 1_000_000 },
             principal_skeletons: 20_000,
         }
+    }
+}
+
+/// How many connections the process has descriptors for, each one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) connections: u64,
+    pub(crate) principal_connections: u64,
+}
+
+impl Places {
+    /// Kept for all that is no connection: listeners, workers, files, and connections while they are refused or end.
+    const KEPT_MIN: u64 = 32;
+    const KEPT_MAX: u64 = 1024;
+
+    /// Of a process that may have so many descriptors.
+    pub(crate) fn of(open_files_max: u64) -> Places {
+        let kept = (open_files_max / 8).clamp(Places::KEPT_MIN, Places::KEPT_MAX);
+        let connections = open_files_max.saturating_sub(kept).max(2);
+        Places { connections, principal_connections: connections / 2 }
     }
 }
 
@@ -200,6 +221,17 @@ mod tests {
     fn limits(connection: u64, principal: u64) -> Limits {
         let quota = |n| Quota { assertions: n, observations: n, references: n };
         Limits { connection: quota(connection), principal: quota(principal), ..Limits::default() }
+    }
+
+    #[test]
+    fn descriptors_are_kept_for_others() {
+        let places = |max| {
+            let Places { connections, principal_connections } = Places::of(max);
+            (connections, principal_connections)
+        };
+        assert_eq!([places(0), places(20), places(128)], [(2, 1), (2, 1), (96, 48)]);
+        assert_eq!([places(1024), places(1 << 20)], [(896, 448), ((1 << 20) - 1024, (1 << 19) - 512)]);
+        assert_eq!(places(u64::MAX).0, u64::MAX - 1024);
     }
 
     #[test]

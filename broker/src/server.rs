@@ -17,7 +17,7 @@ use crate::Local;
 use crate::accept::{self, Acceptor, Refusals, Terms};
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::{Bindings, Gatekeeper};
-use crate::limits::Limits as PeerLimits;
+use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Listen};
 use crate::relay::Session;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
@@ -171,11 +171,11 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: &Config) -> Result<Server, StartError> {
-        let _ = staunch_system::limits::raise_open_files();
+        let places = places(&config.limits);
         let orphaned = Limits::new(config.orphaned_max).with_resume_below(config.orphaned_max / 2);
         let limits = PrincipalLimits { connections_max: config.limits.principal_connections, orphaned };
-        let broker =
-            Broker::new(limits, config.fan_out_max, config.limits.clone()).map_err(StartError::Scheduler)?;
+        let broker = Broker::new(limits, config.fan_out_max, config.limits.clone(), places)
+            .map_err(StartError::Scheduler)?;
         let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);
@@ -354,6 +354,22 @@ impl Server {
         }
         self.broker.scheduler().shutdown();
     }
+}
+
+/// Raises the limit of descriptors as far as it goes, and says so if it bounds connections.
+fn places(limits: &PeerLimits) -> Places {
+    // If it cannot be raised, what there is has to do.
+    let descriptors =
+        staunch_system::limits::raise_open_files().unwrap_or_else(|_| staunch_system::limits::open_files());
+    let places = Places::of(descriptors);
+    if places.connections < limits.connections || places.principal_connections < limits.principal_connections
+    {
+        let (all, one) = (places.connections, places.principal_connections);
+        tracing::info!(
+            "{descriptors} descriptors (RLIMIT_NOFILE) are enough for {all} connections, {one} of them one principal's"
+        );
+    }
+    places
 }
 
 impl Drop for Server {

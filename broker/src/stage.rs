@@ -390,6 +390,11 @@ impl Stage {
             },
             as_it_is => as_it_is,
         };
+        self.deliver(to, by, event);
+    }
+
+    /// An event, as the caveats have let it pass.
+    pub(crate) fn deliver(&mut self, to: &Cap, by: Observing, event: LocalEvent) {
         match (to.entity(), event) {
             (Entity::Remote(remote), LocalEvent::Assert(value, caps, handle)) => {
                 self.direct_assert(remote, &value, &caps, handle);

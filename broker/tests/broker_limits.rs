@@ -1,6 +1,8 @@
 //! Each limit: what exceeds it is told so and ends, nobody else notices, and what was taken is given back.
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
 use common::*;
 use staunch::limits::{Limits, Quota};
@@ -142,6 +144,25 @@ fn connections_are_limited() {
     (0..3).for_each(|_| _ = open("127.0.0.1").resolved());
     let refused = server.counts().into_iter().find(|(name, _)| *name == "refused");
     assert_eq!(refused, Some(("refused", 2)));
+}
+
+/// Descriptors are among what connections take: here the process may have 128, by its hard limit.
+#[test]
+fn one_principal_leaves_descriptors_for_others() {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 128; exec \"$0\" serve --dev --listen tcp:127.0.0.1:0"]);
+    command.arg(env!("CARGO_BIN_EXE_staunch"));
+    let running = process::Running::start(command);
+    let line = running.logged("open on tcp:");
+    let address = line.rsplit_once("tcp:").unwrap().1.trim().parse().unwrap();
+    let open = |source: &str| Client::tcp_from(source.parse().unwrap(), address);
+    let mut clients: Vec<Client> = (0..48).map(|_| open("127.0.0.1").resolved()).collect();
+    let why = "Too many connections: one principal may have 48";
+    (0..10).for_each(|_| assert_eq!(refused(open("127.0.0.1")).as_deref(), Some(why)));
+    clients.extend((0..48).map(|_| open("127.0.0.2").resolved()));
+    let why = "Too many connections: all together may be 96";
+    (0..10).for_each(|_| assert_eq!(refused(open("127.0.0.3")).as_deref(), Some(why)));
+    clients.iter_mut().for_each(|client| _ = client.sync());
 }
 
 #[test]

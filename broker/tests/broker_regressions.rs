@@ -3,6 +3,8 @@
 mod common;
 
 use common::*;
+use staunch::limits::{Limits, Quota};
+use staunch::server::Config;
 
 fn observer(address: std::net::SocketAddr, patterns: &[&str]) -> Client {
     let mut client = Client::tcp(address).resolved();
@@ -132,4 +134,160 @@ fn a_reference_that_has_been_taken_back_is_of_no_use() {
     taker.send("[[1 <M <m revoked>>]]");
     taker.sync_at(0);
     assert_eq!(watcher.sync(), []);
+}
+
+/// An entity 5 of `owner`'s that `user` knows under the oid returned, but attenuated.
+fn limited(address: std::net::SocketAddr, caveats: &str) -> (Client, Client, Client, i64) {
+    let (owner, mut giver, told) = introduced(address, &[5]);
+    giver.send(&format!("[[1 <A <limited #:[1 {} {caveats}]> 6>]]", oid_in(&told)));
+    giver.sync();
+    let mut user = Client::tcp(address).resolved();
+    user.send(&format!("[{}]", observe(&record_pattern("limited", 1), 7, 2)));
+    let oid = oid_in(&user.event());
+    (owner, giver, user, oid)
+}
+
+/// Asserts the question that [`Client::resolved`] asks, for an observer.
+fn resolve(observer: &str, handle: i64) -> String {
+    format!(
+        r#"[[0 <A <resolve <ref {{oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}}> {observer}> {handle}>]]"#
+    )
+}
+
+/// Events without their handles, briefly.
+fn brief(events: &[Event]) -> Vec<String> {
+    events.iter().map(|e| format!("{} {}{}", e.oid, e.kind, e.body)).collect()
+}
+
+const DROP_ALL: &str = "<reject <_>>";
+const WRAP: &str = "<rewrite <bind <_>> <rec told [<ref 0>]>>";
+
+#[test]
+fn the_gatekeepers_answer_passes_its_observers_caveats() {
+    for (caveats, answered) in [(DROP_ALL, None), (WRAP, Some("5 A<told <ok #:[0, 1]>>"))] {
+        let (_server, address) = start_default();
+        let (mut owner, _giver, mut asker, oid) = limited(address, caveats);
+        asker.send(&resolve(&format!("#:[1 {oid}]"), 9));
+        asker.sync();
+        assert_eq!(brief(&owner.sync()), Vec::from_iter(answered));
+        asker.send("[[0 <R 9>]]");
+        asker.sync();
+        assert_eq!(brief(&owner.sync()), Vec::from_iter(answered.map(|_| "5 R")));
+    }
+}
+
+#[test]
+fn the_gatekeepers_answer_reaches_a_dataspace() {
+    let (server, address) = start_default();
+    let mut watcher = observer(address, &[&record_pattern("ok", 1), &record_pattern("told", 1)]);
+    let mut asker = Client::tcp(address).resolved();
+    asker.send(&resolve("#:[1 1]", 9));
+    assert_eq!(brief(&[watcher.event()]), ["7 A[#:[0, 1]]"]);
+    asker.send(&resolve(&format!("#:[1 1 {WRAP}]"), 10));
+    assert_eq!(brief(&[watcher.event()]), ["8 A[<ok #:[0, 1]>]"]);
+    asker.send("[[0 <R 9>]]");
+    assert_eq!(brief(&[watcher.event()]), ["7 R"]);
+    drop(asker);
+    assert_eq!(brief(&[watcher.event()]), ["8 R"]);
+    drop(watcher);
+    until("nothing is left", || server.index_counts() == (0, 0, 0) && server.connections() == 0);
+    until("nothing is owed", || server.total_debt() == 0);
+}
+
+#[test]
+fn the_answer_to_a_sync_passes_its_peers_caveats() {
+    for (caveats, answered) in [(DROP_ALL, None), (WRAP, Some("5 M<told #t>"))] {
+        let (_server, address) = start_default();
+        let (mut owner, mut giver, mut asker, oid) = limited(address, caveats);
+        asker.send(&format!("[[1 <S #:[1 {oid}]>]]"));
+        asker.sync();
+        assert_eq!(brief(&owner.sync()), Vec::from_iter(answered));
+        // The same by way of an entity of a peer's, which answers.
+        giver.send("[[1 <A <ent #:[0 60]> 7>]]");
+        asker.send(&format!("[{}]", observe(&record_pattern("ent", 1), 8, 3)));
+        // Of the owner's, which it knows attenuated, and of this.
+        let other = asker.sync().iter().filter(|e| e.oid == 8).map(oid_in).max().unwrap();
+        asker.send(&format!("[[{other} <S #:[1 {oid}]>]]"));
+        let forwarded = std::iter::repeat_with(|| giver.event()).find(|e| e.kind == 'S').unwrap();
+        giver.send(&format!("[[{} <M #t>]]", oid_in(&forwarded)));
+        giver.sync();
+        assert_eq!(brief(&owner.sync()), Vec::from_iter(answered));
+    }
+}
+
+#[test]
+fn an_assertion_at_a_forgotten_entity_counts_for_no_other_of_its_oid() {
+    let (_server, address) = start_default();
+    let (mut owner, mut other, told) = introduced(address, &[5]);
+    let forgotten = oid_in(&told);
+    other.send(&format!("[[1 <A <keep #:[1 {forgotten}]> 3>]]"));
+    other.sync();
+    owner.send("[[1 <R 5>]]");
+    owner.sync();
+    other.send(&format!("[[{forgotten} <A hi 9>]]"));
+    other.sync();
+    // Another entity, under the oid that the owner uses again.
+    owner.send(&format!("[{}]", observe(&record_pattern("p", 1), 5, 10)));
+    owner.sync();
+    other.send(&format!("[[{forgotten} <R 9>]]"));
+    other.sync();
+    // The same observer, if it is still known: else these are two, and each is told.
+    owner.send(&format!("[{}]", observe(&record_pattern("p", 1), 5, 11)));
+    owner.sync();
+    other.send("[[1 <M <p 1>>]]");
+    other.sync();
+    assert_eq!(brief(&owner.sync()), ["5 M[1]"]);
+}
+
+#[test]
+fn a_sync_that_will_not_be_answered_gives_back_what_it_held() {
+    let quota = Quota { references: 100, ..Limits::default().connection };
+    let limits = Limits { connection: quota, ..Limits::default() };
+    let (server, address) = start(Config { workers: 2, limits, ..Config::default() });
+    let mut asker = observer(address, &[&record_pattern("ent", 1)]);
+    for round in 0..3 {
+        let mut owner = Client::tcp(address).resolved();
+        owner.send("[[1 <A <ent #:[0 5]> 5>]]");
+        let told = asker.event();
+        // A new reference each time.
+        let syncs: String =
+            (0..60).map(|n| format!("[{} <S #:[0 {}]>]", oid_in(&told), 100 * round + 100 + n)).collect();
+        asker.send(&format!("[{syncs}]"));
+        let asked: usize = std::iter::repeat_with(|| owner.turn().len()).take(60).sum();
+        assert_eq!(asked, 60);
+        drop(owner);
+        assert_eq!(asker.event().kind, 'R');
+        until("the owner has gone", || server.connections() == 1);
+        asker.sync();
+    }
+    drop(asker);
+    until("nothing is owed", || server.total_debt() == 0 && server.connections() == 0);
+}
+
+#[test]
+fn a_sync_answered_by_a_third_party_ends_the_second_partys_reference() {
+    let (_server, address) = start_default();
+    let (mut target, mut asker, told) = introduced(address, &[5]);
+    asker.send(&format!("[[{} <S #:[0 40]>]]", oid_in(&told)));
+    let reply = oid_in(&target.event());
+    let (mut third, mut watcher) = (Client::tcp(address).resolved(), Client::tcp(address).resolved());
+    for client in [&mut third, &mut watcher] {
+        client.send(&format!("[{}]", observe(&record_pattern("reply", 2), 7, 2)));
+        client.sync();
+    }
+    target.send(&format!("[[1 <A <reply #:[1 {reply}] first> 6>]]"));
+    let (thirds, watched) = (oid_in(&third.event()), oid_in(&watcher.event()));
+    third.send(&format!("[[{thirds} <M #t>]]"));
+    assert_eq!(brief(&[asker.event()]), ["40 M#t"]);
+    // What it has been told of is told still, and by nothing else.
+    third.send(&format!("[[1 <A <reply #:[1 {thirds}] again> 8>]]"));
+    third.sync();
+    target.send("[[1 <R 6>]]");
+    target.sync();
+    target.send(&format!("[[1 <A <reply #:[1 {reply}] afterwards> 9>]]"));
+    target.sync();
+    let events = watcher.sync();
+    let oids: Vec<i64> = events.iter().filter(|e| e.kind == 'A').map(oid_in).collect();
+    assert_eq!((events.len(), oids[0]), (3, watched), "{events:?}");
+    assert_ne!(oids[1], watched, "the reference that the Sync brought has gone");
 }

@@ -59,6 +59,25 @@ fn a_turn_that_would_come_to_too_much_has_no_effect() {
     }
 }
 
+/// What observers are told of assertions that the same turn retracts is two events each.
+#[test]
+fn retractions_of_what_the_same_turn_asserts_count() {
+    let brief = |count| turn(count, |n, value| format!("[1 <A {value} {0}>] [1 <R {0}>]", n + 10));
+    let (_server, address) = broker();
+    let mut observers = observers(address, 40, |n| 10 + n);
+    let mut author = Client::tcp(address).resolved();
+    // 40 times 100 assertions of some 160 bytes are within the bound, and with their retractions as well; of 145 they
+    // are within it alone.
+    author.send(&brief(100));
+    author.sync();
+    author.send_anyway(&bytes(&brief(145)));
+    let why = author.ends_with_error();
+    assert!(why.contains("send it in parts"), "{why}");
+    for observer in &mut observers {
+        assert_eq!(observer.sync().len(), 200);
+    }
+}
+
 #[test]
 fn a_turn_that_all_share_may_be_wide() {
     let (server, address) = broker();

@@ -4,38 +4,6 @@ use common::*;
 use std::time::Duration;
 
 #[test]
-fn o1_released_entities_and_new_ones_of_the_same_name() {
-    let (_server, address) = start_default();
-    let mut owner = Client::tcp(address).resolved();
-    owner.send("[[1 <A <ent #:[0 5]> 5>]]");
-    owner.sync();
-    let mut other = Client::tcp(address).resolved();
-    other.send(&format!("[{}]", observe(&record_pattern("ent", 1), 7, 2)));
-    println!("{:?}", other.event());
-    other.send("[[1 <A <keep #:[1 2]> 3>]]");
-    other.sync();
-    owner.send("[[1 <R 5>]]");
-    owner.sync();
-    // At the old one, which the owner has forgotten.
-    other.send("[[2 <A hi 9>]]");
-    other.sync();
-    println!("owner is told {:?}", owner.sync());
-    owner.send(&format!("[{}]", observe(&record_pattern("p", 1), 5, 10)));
-    owner.sync();
-    other.send("[[2 <R 9>]]");
-    other.sync();
-    println!("owner is told {:?}", owner.sync());
-    // The same observation again: it is one.
-    owner.send(&format!("[{}]", observe(&record_pattern("p", 1), 5, 11)));
-    owner.sync();
-    other.send("[[1 <M <p 1>>]]");
-    other.sync();
-    let got = owner.sync();
-    println!("owner gets {got:?}");
-    assert_eq!(got.len(), 1, "one observation, one delivery");
-}
-
-#[test]
 fn o2_the_last_assertion_of_a_fast_run() {
     let (_server, address) = start_default();
     let mut watcher = Client::tcp(address).resolved();

@@ -103,11 +103,15 @@ impl Membrane {
         Some(entry.count as i64 - 1)
     }
 
-    /// One more reference to the entity that the peer calls `oid`, if it is known.
-    pub(crate) fn hold_imported(&mut self, oid: &Int) {
-        if let Some(entry) = self.imported.get_mut(oid) {
+    /// One more reference to this entity of the peer's, if it is known still. What the peer has taken back may be held
+    /// by others yet, and another may have its oid by now.
+    pub(crate) fn hold_imported(&mut self, remote: &Arc<Remote>) -> Option<Ref> {
+        let entry = self.imported.get_mut(remote.oid())?;
+        let is_same = matches!(entry.cap.entity(), Entity::Remote(known) if Arc::ptr_eq(known, remote));
+        is_same.then(|| {
             entry.count += 1;
-        }
+            Ref::Imported(remote.oid().clone())
+        })
     }
 
     /// Takes in a reference from the peer, counted. Also tells whether it is known by this reference alone.
@@ -236,21 +240,22 @@ impl Membrane {
         oid
     }
 
-    /// What is owed for Syncs that the peer has not answered.
-    pub(crate) fn owed_for_syncs(&self) -> u64 {
+    /// The Syncs that the peer may answer and nobody has: each by its address (others may know it too), and what is
+    /// owed for it.
+    pub(crate) fn owed_for_syncs(&self) -> Vec<(usize, u64)> {
         let caps = self.exported.values().map(|entry| &entry.cap);
         let replies = caps.filter_map(|cap| match cap.entity() {
-            Entity::SyncReply(reply) => reply.pending.lock().as_ref().map(|(_, loan)| loan.cost()),
+            Entity::SyncReply(reply) => Some((Arc::as_ptr(reply).addr(), reply.owed()?)),
             _ => None,
         });
-        replies.sum()
+        replies.collect()
     }
 
-    /// The oid under which the peer gave us this capability, if it did.
-    fn home(&self, cap: &Cap) -> Option<Int> {
+    /// The entity that this is, if the peer gave it to us, unrestricted.
+    fn home<'c>(&self, cap: &'c Cap) -> Option<&'c Arc<Remote>> {
         let Entity::Remote(remote) = cap.entity() else { return None };
         let entry = self.imported.get(remote.oid())?;
-        (entry.cap.id() == cap.id()).then(|| remote.oid().clone())
+        (entry.cap.id() == cap.id()).then_some(remote)
     }
 
     /// Appends an assertion's value, from stored to wire form, to `out`; what it refers to is held for `handle`.
@@ -268,10 +273,9 @@ impl Membrane {
         translate(value, caps, scanner, out, &mut |cap, out| {
             if self.is_closed {
                 packet::write_mine(out, 0);
-            } else if let Some(oid) = self.home(cap) {
-                self.hold_imported(&oid);
-                packet::write_yours(out, &oid);
-                held.push(Ref::Imported(oid));
+            } else if let Some(remote) = self.home(cap) {
+                packet::write_yours(out, remote.oid());
+                held.extend(self.hold_imported(remote));
             } else {
                 let oid = self.export(cap);
                 if let Some(entry) = self.exported.get_mut(&oid) {
@@ -300,8 +304,8 @@ impl Membrane {
     ) -> Option<Oids> {
         let mut used = Oids::new();
         let is_whole = translate(body, caps, scanner, out, &mut |cap, out| {
-            if let Some(oid) = self.home(cap) {
-                packet::write_yours(out, &oid);
+            if let Some(remote) = self.home(cap) {
+                packet::write_yours(out, remote.oid());
                 return true;
             }
             let Some(oid) = self.exported_ids.get(&cap.id()) else { return false };

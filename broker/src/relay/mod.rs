@@ -3,7 +3,8 @@
 //! # Layout
 //! - `session`: reading and flow control; `session::packets`: what was read, with the fast way of message turns;
 //!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends.
-//! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before.
+//! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before; `turn::others`: what goes
+//!   elsewhere than to dataspaces.
 //! - `weigh`: whether a turn may come to what it would.
 //! - `membrane`: which capabilities each side knows, and for how long.
 //! - `handles`: what the peer has asserted.
@@ -14,7 +15,7 @@ mod session;
 mod turn;
 mod weigh;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use staunch_flowctl::Loan;
@@ -137,11 +138,39 @@ impl Remote {
     }
 }
 
-/// Waits at a peer's entity for the answer to a Sync that was forwarded to it.
+/// Waits at a peer's entity for the answer to a Sync that was forwarded to it. It can be passed on, and answered by
+/// whoever holds it; when nobody does any more nobody will.
 pub(crate) struct SyncReply {
     /// Whom to tell.
     peer: Cap,
-    /// Who asked, and what is held there until the answer comes.
+    /// Who asked, and what is held there until the answer comes, or cannot come any more.
     requester: Arc<Session>,
     pending: Mutex<Option<(membrane::Refs, Loan)>>,
+    /// Whom the Sync was forwarded to, and the oid that it knows this under because of that.
+    asked: Arc<Session>,
+    oid: OnceLock<u64>,
+}
+
+impl SyncReply {
+    /// What is owed until the answer comes.
+    fn owed(&self) -> Option<u64> {
+        self.pending.lock().as_ref().map(|(_, loan)| loan.cost())
+    }
+
+    /// It has been answered: takes back the reference that came with the Sync, whoever gave the answer. Those that
+    /// came otherwise stay.
+    fn end(&self) {
+        if let Some(oid) = self.oid.get() {
+            self.asked.release(&[membrane::Ref::Exported(*oid)]);
+        }
+    }
+}
+
+impl Drop for SyncReply {
+    /// May happen under any lock, a membrane's for one.
+    fn drop(&mut self) {
+        if let Some((refs, _loan)) = self.pending.get_mut().take() {
+            self.requester.release_soon(refs);
+        }
+    }
 }

@@ -21,7 +21,7 @@ use staunch_system::poll::Interest;
 use end::Ending;
 
 use super::handles::{Handles, Held};
-use super::membrane::Membrane;
+use super::membrane::{Membrane, Ref, Refs};
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
 use crate::limits::{Exceeded, Share};
@@ -145,6 +145,8 @@ pub(crate) struct Session {
     membrane: Mutex<Membrane>,
     /// As in [`Membrane::removals`], to be read without its lock.
     removals: AtomicU64,
+    /// To be released in the membrane. Nothing else is locked while this is.
+    unneeded: Mutex<Vec<Ref>>,
     outbox: Outbox,
     /// Whether the kernel has been asked to tell when the stream can be written to. (Over TCP it tells only after it
     /// has refused something, so there that is asked for once and for all.)
@@ -205,6 +207,7 @@ impl Session {
             }),
             membrane: Mutex::new(membrane),
             removals: AtomicU64::new(0),
+            unneeded: Mutex::default(),
             asks_for_room: Mutex::new(false),
             verdict: Mutex::default(),
             outbox: Outbox::new(config.outbox_max),
@@ -283,9 +286,31 @@ impl Session {
         &self.outbox
     }
 
-    /// The membrane, locked. Take no other lock but an outbox's while holding it.
+    /// The membrane, locked. Take no other lock but an outbox's while holding it; what is dropped meanwhile sees to that
+    /// itself (see [`Session::release_soon`]).
     pub(crate) fn membrane(&self) -> MutexGuard<'_, Membrane> {
         self.membrane.lock()
+    }
+
+    /// Gives back references that are held in the membrane.
+    pub(crate) fn release(&self, refs: &[Ref]) {
+        let mut membrane = self.membrane();
+        refs.iter().for_each(|r| membrane.release(r));
+        self.note_removals(&membrane);
+    }
+
+    /// The same, before it reads on: for whoever may hold any lock.
+    pub(crate) fn release_soon(self: &Arc<Self>, refs: Refs) {
+        if self.is_closed() {
+            return;
+        }
+        let mut unneeded = self.unneeded.lock();
+        let was_empty = unneeded.is_empty();
+        unneeded.extend(refs);
+        drop(unneeded);
+        if was_empty {
+            self.tell(Session::UNNEEDED);
+        }
     }
 
     /// Tells the fast way that entries have gone from the membrane.
@@ -303,6 +328,8 @@ impl Session {
     pub(crate) const FLUSH: Ready = Ready::USER1;
     /// Somebody wants it to end: see `verdict`.
     const VERDICT: Ready = Ready::USER2;
+    /// There are references to give back.
+    const UNNEEDED: Ready = Ready::USER4;
     /// It has lingered for long enough.
     pub(crate) const OVERDUE: Ready = Ready::USER3;
 
@@ -330,6 +357,10 @@ impl Task<Local> for Session {
         inbound.is_readable |= ready.intersects(Ready::READABLE.union(Ready::HANGUP));
         inbound.is_hanging_up |= ready.contains(Ready::HANGUP);
         inbound.ending.is_overdue |= ready.contains(Session::OVERDUE);
+        if ready.contains(Session::UNNEEDED) {
+            let unneeded = std::mem::take(&mut *self.unneeded.lock());
+            self.release(&unneeded);
+        }
         local.stage.begin(&self.account, 0, self.broker.fan_out_max);
         let verdict = if ready.contains(Session::VERDICT) { self.verdict.lock().take() } else { None };
         if let Some(failure) = verdict

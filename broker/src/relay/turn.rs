@@ -1,16 +1,15 @@
-//! Turns with anything but messages to one dataspace in them: checked whole (see [`decode`]), then applied.
+//! Turns with anything but messages to one dataspace in them: checked whole (see [`decode`]), then applied, first to
+//! dataspaces and then to others (see [`others`]).
 
 mod decode;
+mod others;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use staunch_flowctl::Loan;
 use staunch_index::pattern::Pattern;
 use staunch_index::{Action, Prepared, Reader, Stored, looks_like_observe};
-use staunch_protocols::wire::{Int, Scanner, View, tag};
+use staunch_protocols::wire::{Int, Scanner, View};
 
-use super::SyncReply;
 use super::handles::{Held, What};
 use super::membrane::{Membrane, Ref, Refs};
 use super::session::{Failure, Inbound, Session};
@@ -19,7 +18,7 @@ use crate::Local;
 use crate::cap::{self, Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Router, Target};
 use crate::principals::SkeletonShare;
-use crate::stage::{Commit, EVENT_COST};
+use crate::stage::Commit;
 
 /// A value in stored form, on its own.
 pub(super) struct OwnValue {
@@ -294,144 +293,6 @@ impl Session {
         self.note_removals(&membrane);
     }
 
-    /// The events for other entities than dataspaces, and the answers to Syncs.
-    fn apply_others(
-        self: &Arc<Self>,
-        events: Vec<Option<Event>>,
-        packet: View<'_>,
-        inbound: &mut Inbound,
-        local: &mut Local,
-    ) {
-        let mut sent: Vec<Option<(Cap, What)>> = Vec::new();
-        // What the turn retracts again; the handle may stand for a later assertion by now.
-        let mut is_brief = vec![false; events.len()];
-        for event in events.iter().flatten() {
-            if let Event::RetractSame { assert } = event {
-                is_brief[*assert] = true;
-            }
-        }
-        for (i, event) in events.into_iter().enumerate() {
-            let mut made = None;
-            match event {
-                Some(Event::Assert { target, value, caps, handle, .. }) => {
-                    let what = self.assert_at(&target, view(&value, packet).span(), &caps, local);
-                    made = Some((target.clone(), copy(&what)));
-                    if !is_brief[i]
-                        && let Some(Held::Full(mut full)) = inbound.handles.remove(&handle)
-                    {
-                        full.what = what;
-                        inbound.handles.set(handle, Held::Full(full));
-                    }
-                }
-                Some(Event::Message { target, value, caps }) => {
-                    self.message_at(&target, view(&value, packet).span(), &caps, local);
-                }
-                Some(Event::Retract { held, .. }) => {
-                    if let Held::Full(full) = &held {
-                        self.retract_at(&full.target, &full.what, local);
-                    }
-                    let mut membrane = self.membrane();
-                    release(&mut membrane, &held);
-                    self.note_removals(&membrane);
-                }
-                Some(Event::RetractSame { assert }) => {
-                    if let Some(Some((target, what))) = sent.get(assert) {
-                        let (target, what) = (target.clone(), copy(what));
-                        self.retract_at(&target, &what, local);
-                    }
-                }
-                Some(Event::Sync { target, peer, refs }) => self.sync_at(&target, &peer, refs, local),
-                None => {}
-            }
-            sent.push(made);
-        }
-        local.stage.publish_staged(self.broker());
-    }
-
-    fn assert_at(self: &Arc<Self>, target: &Cap, value: &[u8], caps: &Caps, local: &mut Local) -> What {
-        match target.entity() {
-            Entity::Remote(remote) if !remote.session().is_closed() => {
-                let handle = self.broker().next_handle();
-                local.stage.direct_assert(remote, value, caps, handle);
-                let mut membrane = remote.session().membrane();
-                membrane.hold_imported(remote.oid());
-                membrane.note_sent(handle, Ref::Imported(remote.oid().clone()));
-                What::Sent(handle, true)
-            }
-            Entity::Gatekeeper(gatekeeper) => {
-                gatekeeper.resolve(value, caps, self.broker(), local);
-                What::Resolve(value.into())
-            }
-            _ => What::Nothing,
-        }
-    }
-
-    fn retract_at(self: &Arc<Self>, target: &Cap, what: &What, local: &mut Local) {
-        match (target.entity(), what) {
-            (Entity::Remote(remote), What::Sent(handle, has_caps)) if !remote.session().is_closed() => {
-                local.stage.direct_retract(remote, *handle, *has_caps);
-            }
-            (Entity::Gatekeeper(gatekeeper), What::Resolve(value)) => {
-                gatekeeper.withdraw(value, self.broker(), local);
-            }
-            _ => {}
-        }
-    }
-
-    fn message_at(self: &Arc<Self>, target: &Cap, body: &[u8], caps: &Caps, local: &mut Local) {
-        match target.entity() {
-            Entity::Remote(remote) if !remote.session().is_closed() => {
-                local.stage.direct_message(remote, body, caps);
-            }
-            Entity::SyncReply(reply) if body == [tag::TRUE] => {
-                // It is answered once; the loan is repaid.
-                let Some((refs, _loan)) = reply.pending.lock().take() else { return };
-                if let Entity::Remote(remote) = reply.peer.entity() {
-                    local.stage.publish_staged(self.broker());
-                    local.stage.next_turn();
-                    local.stage.synced(remote);
-                }
-                let mut membrane = self.membrane();
-                let oid = membrane.export(target);
-                membrane.release(&Ref::Exported(oid));
-                membrane.release(&Ref::Exported(oid));
-                self.note_removals(&membrane);
-                drop(membrane);
-                let mut membrane = reply.requester.membrane();
-                refs.iter().for_each(|r| membrane.release(r));
-                reply.requester.note_removals(&membrane);
-            }
-            _ => {}
-        }
-    }
-
-    /// Answers a Sync, or hands it on. All earlier events of the turn have been applied.
-    fn sync_at(self: &Arc<Self>, target: &Cap, peer: &Cap, refs: Refs, local: &mut Local) {
-        local.stage.publish_staged(self.broker());
-        local.stage.next_turn();
-        match target.entity() {
-            Entity::Remote(remote) if !remote.session().is_closed() => {
-                // Until it is answered it is something that the asker has caused and that somebody sits on.
-                let loan = Loan::charge(self.account(), EVENT_COST);
-                let pending = Mutex::new(Some((refs, loan)));
-                let reply = SyncReply { peer: peer.clone(), requester: self.clone(), pending };
-                let reply = Cap::new(Entity::SyncReply(Arc::new(reply)));
-                let oid = remote.session().membrane().export(&reply);
-                local.stage.forward_sync(remote, oid);
-                return;
-            }
-            Entity::Inert | Entity::Remote(_) => {}
-            _ => {
-                if let Entity::Remote(remote) = peer.entity() {
-                    local.stage.synced(remote);
-                }
-            }
-        }
-        let mut membrane = self.membrane();
-        refs.iter().for_each(|r| membrane.release(r));
-        self.note_removals(&membrane);
-    }
-
     /// Retracts some of what the peer has asserted, at the session's end. Returns whether there may be more.
     pub(super) fn retract_some(self: &Arc<Self>, inbound: &mut Inbound, local: &mut Local) -> bool {
         const COUNT: usize = 256;
@@ -488,12 +349,18 @@ fn weigh_in(
     local: &mut Local,
 ) -> Result<(), Heavy> {
     let mut scanner = crate::attenuate::stored_scanner();
-    for event in events.iter().filter(|e| e.dataspace().is_some_and(|d| Arc::ptr_eq(&d, dataspace))) {
+    for event in events {
+        // What the turn asserts itself and retracts again is in the place of the assertion.
+        let (event, kind) = match event {
+            Event::RetractSame { assert } => (&events[*assert], Kind::Retraction),
+            event => (event, Kind::Captured),
+        };
+        if !event.dataspace().is_some_and(|d| Arc::ptr_eq(&d, dataspace)) {
+            continue;
+        }
         let stored = event.stored();
         let (value, kind) = match (event, &stored) {
-            (Event::Assert { value, .. } | Event::Message { value, .. }, _) => {
-                (view(value, packet), Kind::Captured)
-            }
+            (Event::Assert { value, .. } | Event::Message { value, .. }, _) => (view(value, packet), kind),
             (_, Some(stored)) => {
                 scanner.reset();
                 // It has been scanned before.
@@ -594,14 +461,6 @@ fn view<'a>(value: &'a Value, packet: View<'a>) -> View<'a> {
     match value {
         Value::InPacket(token) => packet.at(*token),
         Value::Own(own) => own.view(),
-    }
-}
-
-fn copy(what: &What) -> What {
-    match what {
-        What::Sent(handle, has_caps) => What::Sent(*handle, *has_caps),
-        What::Resolve(value) => What::Resolve(value.clone()),
-        What::Pending(_) | What::Nothing | What::Stored(_) => What::Nothing,
     }
 }
 

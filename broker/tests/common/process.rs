@@ -112,6 +112,16 @@ impl Running {
         rest
     }
 
+    /// The next line of its log that holds this.
+    pub fn logged(&self, what: &str) -> String {
+        loop {
+            let line = self.errors.recv_timeout(PATIENCE).expect("it is logged");
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
@@ -188,12 +198,7 @@ impl Broker {
 
     /// The next line of its log that holds this.
     pub fn logged(&self, what: &str) -> String {
-        loop {
-            let line = self.running.errors.recv_timeout(PATIENCE).expect("it is logged");
-            if line.contains(what) {
-                return line;
-            }
-        }
+        self.running.logged(what)
     }
 
     /// A command that speaks to it.
