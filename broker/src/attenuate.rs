@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use staunch_protocols::caveat::{Caveats, Outcome, Scratch};
+use staunch_protocols::caveat::{self, Caveats, Outcome, Scratch};
 use staunch_protocols::wire::{Limits, Progress, Scanner};
 
 use crate::cap::{self, Cap, Caps, stored_id};
@@ -10,12 +10,21 @@ use crate::dataspace::Observing;
 
 /// What a rewritten value may take; a caveat that yields more drops the value.
 pub(crate) const OUTPUT_BYTES_MAX: u32 = 16 << 20;
+/// What takes no more steps than this is no work to speak of: some microseconds.
+pub(crate) const LIGHT_WORK_MAX: u64 = 1024;
+/// What it takes to begin, in steps.
+const BEGINNING: u64 = 16;
+/// What a step counts as, where bytes are counted: it takes as long as to copy so many.
+const BYTES_PER_STEP: usize = 16;
+/// What was longer leaves no memory behind.
+const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// A session whose turn asks something, and what caveats may still make of the answers to that turn: what they make of
 /// its own values is known before it takes effect, this only after.
 pub(crate) struct Asker {
     session: u64,
     bytes_left: usize,
+    machine: Machine,
 }
 
 impl Asker {
@@ -23,7 +32,7 @@ impl Asker {
     pub(crate) const BYTES_MAX: usize = 64 << 20;
 
     pub(crate) fn new(session: u64) -> Asker {
-        Asker { session, bytes_left: Asker::BYTES_MAX }
+        Asker { session, bytes_left: Asker::BYTES_MAX, machine: Machine::default() }
     }
 
     /// Whether answers may be missing.
@@ -37,9 +46,10 @@ impl Asker {
         if self.has_spent_all() {
             return None;
         }
-        let (answer, caps) = apply(caveats, answer, caps, &mut stored_scanner())?;
-        self.bytes_left = self.bytes_left.saturating_sub(answer.len());
-        Some((answer, caps))
+        let (passed, work) = self.machine.apply(caveats, answer, caps);
+        let bytes = passed.as_ref().map_or(0, |(answer, _)| answer.len());
+        self.bytes_left = self.bytes_left.saturating_sub(bytes + BYTES_PER_STEP * work.steps as usize);
+        passed
     }
 
     /// How an answer to `to` is named.
@@ -53,32 +63,65 @@ pub(crate) fn stored_scanner() -> Scanner {
     Scanner::new(Limits { packet_bytes_max: u32::MAX, ..Limits::default() })
 }
 
-/// What the caveats let pass of a value: itself, another, or nothing.
-pub(crate) fn apply(
-    caveats: &Caveats,
-    value: Vec<u8>,
-    mut caps: Caps,
-    scanner: &mut Scanner,
-) -> Option<(Vec<u8>, Caps)> {
-    scanner.reset();
-    let Ok(Progress::Complete(_)) = scanner.scan(&value) else { return None };
-    let mut scratch = Scratch::new(OUTPUT_BYTES_MAX);
-    let mut made: HashMap<u64, Cap> = HashMap::new();
-    let outcome = caveats.apply(scanner.view(&value), &mut scratch, &mut |cap, more| {
-        let id = stored_id(cap)?;
-        let new = cap::find(&caps, id).or_else(|| made.get(&id))?.attenuate(more);
-        let mut bytes = Vec::new();
-        new.write_stored(&mut bytes);
-        made.insert(new.id(), new);
-        Some(bytes)
-    });
-    match outcome {
-        Outcome::Dropped => None,
-        Outcome::Unchanged => Some((value, caps)),
-        Outcome::Rewritten => {
-            caps.extend(made.into_values());
-            cap::sort(&mut caps);
-            Some((scratch.output().to_vec(), caps))
+/// What caveats work in, reusable.
+pub(crate) struct Machine {
+    scanner: Scanner,
+    scratch: Scratch,
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine { scanner: stored_scanner(), scratch: Scratch::new(OUTPUT_BYTES_MAX) }
+    }
+}
+
+/// What passing a value through caveats took, in steps of their machine: see [`caveat::reading`].
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Work {
+    /// To read it once.
+    pub(crate) reading: u64,
+    /// All.
+    pub(crate) steps: u64,
+}
+
+impl Machine {
+    /// What the caveats let pass of a value: itself, another, or nothing.
+    pub(crate) fn apply(
+        &mut self,
+        caveats: &Caveats,
+        value: Vec<u8>,
+        mut caps: Caps,
+    ) -> (Option<(Vec<u8>, Caps)>, Work) {
+        let Machine { scanner, scratch } = self;
+        scanner.reset();
+        let Ok(Progress::Complete(_)) = scanner.scan(&value) else { return (None, Work::default()) };
+        let view = scanner.view(&value);
+        let mut made: HashMap<u64, Cap> = HashMap::new();
+        let outcome = caveats.apply(view, scratch, &mut |cap, more| {
+            let id = stored_id(cap)?;
+            let new = cap::find(&caps, id).or_else(|| made.get(&id))?.attenuate(more).ok()?;
+            let mut bytes = Vec::new();
+            new.write_stored(&mut bytes);
+            made.insert(new.id(), new);
+            Some(bytes)
+        });
+        let reading = caveat::reading(view);
+        let work = Work { reading, steps: BEGINNING + reading + scratch.work() };
+        let bytes = value.len().max(scratch.output().len());
+        let passed = match outcome {
+            Outcome::Dropped => None,
+            Outcome::Unchanged => Some((value, caps)),
+            Outcome::Rewritten => {
+                caps.extend(made.into_values());
+                cap::sort(&mut caps);
+                Some((scratch.output().to_vec(), caps))
+            }
+        };
+        if bytes > KEPT_BYTES_MAX {
+            scanner.reset();
+            scanner.shrink();
+            scratch.shrink();
         }
+        (passed, work)
     }
 }

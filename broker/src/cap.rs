@@ -3,12 +3,12 @@
 //! In stored values a capability stands as an embedded byte string of 8 bytes, its [`Cap::id`], so that equal
 //! capabilities are equal bytes. The bytes keep nothing alive: whoever stores a value stores its [`Caps`] too.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
 use dashmap::DashMap;
 use smallvec::SmallVec;
-use staunch_protocols::caveat::Caveats;
+use staunch_protocols::caveat::{CaveatError, Caveats};
 use staunch_protocols::wire::tag;
 
 use crate::dataspace::Dataspace;
@@ -83,7 +83,10 @@ impl Cap {
 
     /// The same with more caveats, the newest last. Equal caveats on equal capabilities give equal ones, wherever
     /// they are added, as long as anybody holds them.
-    pub(crate) fn attenuate(&self, caveats: &Caveats) -> Cap {
+    ///
+    /// # Errors
+    /// If that makes too many caveats, or too long ones.
+    pub(crate) fn attenuate(&self, caveats: &Caveats) -> Result<Cap, CaveatError> {
         ATTENUATIONS.attenuate(self, caveats)
     }
 
@@ -124,47 +127,49 @@ static ATTENUATIONS: LazyLock<Attenuations> = LazyLock::new(Attenuations::defaul
 
 #[derive(Default)]
 struct Attenuations {
-    /// By the id of the capability without caveats, and the source of all of them.
-    known: DashMap<(u64, Box<[u8]>), Weak<Inner>>,
-    /// How many there may be before those that nobody holds are forgotten. Relaxed throughout: a bound.
-    forget_above: AtomicUsize,
+    /// By the id of the capability without caveats, and the digest of all of them; mostly one has the digest. Each is
+    /// forgotten when its last holder drops it.
+    known: DashMap<(u64, u64), SmallVec<[Weak<Inner>; 1]>>,
 }
 
-/// So few need not be looked through.
-const KNOWN_MIN: usize = 1024;
-
 impl Attenuations {
-    fn attenuate(&self, cap: &Cap, caveats: &Caveats) -> Cap {
+    fn attenuate(&self, cap: &Cap, caveats: &Caveats) -> Result<Cap, CaveatError> {
         if caveats.is_empty() {
-            return cap.clone();
+            return Ok(cap.clone());
         }
         let whole = match cap.caveats() {
-            Some(older) => older.and_then(caveats),
+            Some(older) => older.and_then(caveats)?,
             None => caveats.clone(),
         };
         let root = cap.0.root;
-        let mut entry = self.known.entry((root, Box::from(whole.source()))).or_default();
-        if let Some(known) = entry.upgrade() {
-            return Cap(known);
+        // To be dropped after the entry: what is dropped for good is forgotten, under the same lock.
+        let mut others: SmallVec<[Arc<Inner>; 1]> = SmallVec::new();
+        let mut entry = self.known.entry((root, whole.digest())).or_default();
+        for known in entry.iter().filter_map(Weak::upgrade) {
+            if known.caveats.as_ref() == Some(&whole) {
+                return Ok(Cap(known));
+            }
+            others.push(known);
         }
         let new = Cap::with(cap.entity().clone(), Some((root, whole)));
-        *entry = Arc::downgrade(&new.0);
-        drop(entry);
-        self.forget_some();
-        new
+        entry.push(Arc::downgrade(&new.0));
+        Ok(new)
     }
 
-    /// Forgets what nobody holds any more, each time that as many have come as were left the last time: so each
-    /// one that comes pays for a few that are looked at.
-    fn forget_some(&self) {
-        let count = self.known.len();
-        if count <= self.forget_above.load(Ordering::Relaxed).max(KNOWN_MIN) {
-            return;
+    /// Forgets what nobody holds any more under this key.
+    fn forget(&self, key: (u64, u64)) {
+        self.known.remove_if_mut(&key, |_, known| {
+            known.retain(|held| held.strong_count() > 0);
+            known.is_empty()
+        });
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(caveats) = &self.caveats {
+            ATTENUATIONS.forget((self.root, caveats.digest()));
         }
-        // Others need not look as well.
-        self.forget_above.store(2 * count, Ordering::Relaxed);
-        self.known.retain(|_, held| held.strong_count() > 0);
-        self.forget_above.store(2 * self.known.len(), Ordering::Relaxed);
     }
 }
 
@@ -187,31 +192,45 @@ mod tests {
         let (a, b) = (caveats("[<reject <lit 1>>]"), caveats("[<reject <lit 2>>]"));
         let both = caveats("[<reject <lit 1>> <reject <lit 2>>]");
         let (cap, other) = (Cap::new(Entity::Inert), Cap::new(Entity::Inert));
-        let once = cap.attenuate(&a);
-        assert_eq!(once.id(), cap.attenuate(&a).id());
-        assert_ne!(once.id(), cap.attenuate(&b).id());
-        assert_ne!(once.id(), other.attenuate(&a).id());
-        assert_eq!(once.attenuate(&b).id(), cap.attenuate(&both).id(), "however the list came about");
-        assert_ne!(once.attenuate(&b).id(), cap.attenuate(&b).attenuate(&a).id());
-        assert_eq!(cap.attenuate(&Caveats::default()).id(), cap.id());
+        let attenuate = |cap: &Cap, caveats: &Caveats| cap.attenuate(caveats).unwrap();
+        let once = attenuate(&cap, &a);
+        assert_eq!(once.id(), attenuate(&cap, &a).id());
+        assert_ne!(once.id(), attenuate(&cap, &b).id());
+        assert_ne!(once.id(), attenuate(&other, &a).id());
+        let twice = attenuate(&once, &b);
+        assert_eq!(twice.id(), attenuate(&cap, &both).id(), "however the list came about");
+        assert_ne!(twice.id(), attenuate(&attenuate(&cap, &b), &a).id());
+        assert_eq!(attenuate(&cap, &Caveats::default()).id(), cap.id());
     }
 
     #[test]
     fn what_nobody_holds_is_forgotten() {
-        let attenuations = Attenuations::default();
         let cap = Cap::new(Entity::Inert);
         let mut held = Vec::new();
-        for n in 0..20_000 {
-            let made = attenuations.attenuate(&cap, &caveats(&format!("[<reject <lit {n}>>]")));
+        for n in 0..2000 {
+            let made = cap.attenuate(&caveats(&format!("[<reject <lit {n}>>]"))).unwrap();
             if n % 100 == 0 {
                 held.push(made);
             }
         }
-        assert!(attenuations.known.len() <= KNOWN_MIN + 1, "{}", attenuations.known.len());
+        let known = || ATTENUATIONS.known.iter().filter(|entry| entry.key().0 == cap.id()).count();
+        assert_eq!(known(), held.len());
         for (n, made) in held.iter().enumerate() {
-            let again = attenuations.attenuate(&cap, &caveats(&format!("[<reject <lit {}>>]", n * 100)));
+            let again = cap.attenuate(&caveats(&format!("[<reject <lit {}>>]", n * 100))).unwrap();
             assert_eq!(again.id(), made.id());
         }
+        held.clear();
+        assert_eq!(known(), 0);
+    }
+
+    #[test]
+    fn caveats_do_not_grow_without_end() {
+        let text = "x".repeat(60_000);
+        let cap =
+            Cap::new(Entity::Inert).attenuate(&caveats(&format!("[<reject <lit \"{text}\">>]"))).unwrap();
+        let more = caveats(&format!("[<reject <lit \"{}\">>]", &text[..3000]));
+        let longer = cap.attenuate(&more).unwrap();
+        assert!(matches!(longer.attenuate(&more), Err(CaveatError::TooLong)));
     }
 
     #[test]

@@ -121,9 +121,9 @@ impl Gatekeeper {
             Ok(reference) => {
                 let bindings = self.bindings.0.lock();
                 let binding = bindings.get(&reference.oid)?;
-                match reference.compile() {
-                    Ok(caveats) if reference.verify(&binding.key) => {
-                        let cap = binding.target.attenuate(&caveats);
+                let attenuated = reference.compile().and_then(|caveats| binding.target.attenuate(&caveats));
+                match attenuated {
+                    Ok(cap) if reference.verify(&binding.key) => {
                         encode::record(&mut value, self.form.granted());
                         cap.write_stored(&mut value);
                         encode::end(&mut value);

@@ -7,6 +7,7 @@
 mod body;
 mod commit;
 mod fanout;
+mod filter;
 mod introduce;
 mod replay;
 mod shed;
@@ -22,6 +23,7 @@ use staunch_protocols::wire::{Limits, Scanner, encode, tag};
 
 use self::body::{Body, BodyKey};
 use self::fanout::FanOuts;
+use self::filter::Filter;
 use self::introduce::Notes;
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
@@ -95,6 +97,7 @@ pub(crate) struct Stage {
     body: Vec<u8>,
     fan_outs: FanOuts,
     notes: Notes,
+    filter: Filter,
 }
 
 impl Default for Stage {
@@ -125,6 +128,7 @@ impl Default for Stage {
             body: Vec::new(),
             fan_outs: FanOuts::default(),
             notes: Notes::default(),
+            filter: Filter::default(),
         }
     }
 }
@@ -380,11 +384,11 @@ impl Stage {
     /// An event for an observer that is not simply a peer's entity.
     fn other(&mut self, to: &Cap, by: Observing, event: LocalEvent) {
         let event = match event {
-            LocalEvent::Assert(value, caps, handle) => match filter(to, value, caps, &mut self.scanner) {
+            LocalEvent::Assert(value, caps, handle) => match self.filter(to, by, value, caps) {
                 Some((value, caps)) => LocalEvent::Assert(value, caps, handle),
                 None => return,
             },
-            LocalEvent::Message(body, caps) => match filter(to, body, caps, &mut self.scanner) {
+            LocalEvent::Message(body, caps) => match self.filter(to, by, body, caps) {
                 Some((body, caps)) => LocalEvent::Message(body, caps),
                 None => return,
             },
@@ -446,6 +450,7 @@ impl Stage {
             }
         }
         self.local_cost = 0;
+        self.filter.settle();
         for (session, failure) in self.ends.drain(..) {
             broker.end_session(session, failure);
         }
@@ -524,6 +529,7 @@ impl Stage {
 
     /// Writes out one outbox.
     pub(crate) fn flush_one(&mut self, session: &Arc<Session>, scratch: &mut Scratch) {
+        let mut work = 0;
         loop {
             let outbox = session.outbox();
             match outbox.flush(session.stream(), &mut self.pool, &mut self.repayments, &mut self.counts) {
@@ -532,7 +538,13 @@ impl Stage {
                 Flushed::More => return session.tell(Session::FLUSH),
                 Flushed::Said => return session.tell(Ready::WAKE),
                 Flushed::Failed => return session.break_off(),
-                Flushed::Replay(pending) => self.pull(session, pending, scratch),
+                // Caveats may be much work, with nothing to be written in the end: on the observer's own time.
+                Flushed::Replay(pending) => {
+                    work += self.pull(session, pending, scratch);
+                    if work >= replay::PIECE_WORK {
+                        return session.tell(Session::FLUSH);
+                    }
+                }
             }
         }
     }
@@ -558,13 +570,5 @@ impl Drop for Stage {
             // The place of its replay stays taken for good.
             session.break_off();
         }
-    }
-}
-
-/// Passes a value through a capability's caveats.
-fn filter(to: &Cap, value: Vec<u8>, caps: Caps, scanner: &mut Scanner) -> Option<(Vec<u8>, Caps)> {
-    match to.caveats() {
-        None => Some((value, caps)),
-        Some(caveats) => crate::attenuate::apply(caveats, value, caps, scanner),
     }
 }

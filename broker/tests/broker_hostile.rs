@@ -222,7 +222,7 @@ fn a_million_capabilities() {
 fn a_turn_that_caveats_blow_up() {
     beside_innocents(|address, _| {
         let mut client = Client::tcp(address).resolved();
-        let copies = "<ref 0>".repeat(1000);
+        let copies = "<ref 0>".repeat(20);
         let caveat = format!("<rewrite <bind <_>> <arr [{copies}]>>");
         client.send(&format!(
             "[{} [1 <A <offer #:[1 1 {caveat}]> 3>]]",
@@ -230,9 +230,96 @@ fn a_turn_that_caveats_blow_up() {
         ));
         assert_eq!(client.event().body, "[#:[0, 2]]");
         let message = format!("[2 <M \"{}\">]", "x".repeat(10_000));
-        client.send_anyway(&bytes(&format!("[{}]", message.repeat(50))));
+        client.send_anyway(&bytes(&format!("[{}]", message.repeat(400))));
         let error = client.ends_with_error();
-        assert!(error.contains("caveats"), "{error}");
+        assert!(error.contains("became behind caveats"), "{error}");
+    });
+}
+
+/// A few caveats that make much of anything and then drop it: as much work for one value as there may be.
+fn costly(n: usize) -> String {
+    let grow = format!("<rewrite <bind <_>> <arr [{}]>>", "<ref 0>".repeat(16));
+    let literal = format!("<rewrite <_> <lit [{}]>>", "1 ".repeat(4000));
+    format!("<reject <lit {n}>> <reject <_>> {grow} {literal} {literal} {literal}")
+}
+
+/// An author's turn of events that each are much work by its own caveats.
+#[test]
+fn a_turn_that_is_long_on_its_way_through_caveats() {
+    beside_innocents(|address, _| {
+        let mut client = Client::tcp(address).resolved();
+        client.send(&format!(
+            "[{} [1 <A <offer #:[1 1 {}]> 3>]]",
+            observe(&record_pattern("offer", 1), 7, 2),
+            costly(0)
+        ));
+        assert_eq!(client.event().body, "[#:[0, 2]]");
+        // One by one they are dropped, and that is all.
+        client.send(&"[[2 <M 1>]]".repeat(100));
+        client.sync();
+        client.send_anyway(&bytes(&format!("[{}]", "[2 <M 1>]".repeat(1000))));
+        let error = client.ends_with_error();
+        assert!(error.contains("send it in parts"), "{error}");
+    });
+}
+
+/// Whoever observes others behind costly caveats ends; whoever observes behind ordinary ones does not, however much
+/// there is to be told.
+#[test]
+fn observers_with_costly_caveats_end_alone() {
+    beside_innocents(|address, _| {
+        // Ten observations of each message, by way of an entity behind caveats that pass some on.
+        let (mut owner, mut modest, _) = introduced(address, &[50]);
+        let ordinary = |n: i64| {
+            format!(
+                "#:[1 2 <rewrite <bind <arr [SignedInteger]>> <ref 0>> <reject <arr [<lit {n}>]>> <reject <rec x []>>]"
+            )
+        };
+        let pattern = record_pattern("often", 1);
+        let observes = |n: i64| format!("[1 <A <Observe {pattern} {}> {}>]", ordinary(n), 10 + n);
+        modest.send(&format!("[{}]", (0..10).map(observes).collect::<String>()));
+        modest.sync();
+        let messages: String = (0..5000).map(|n| format!("[1 <M <often {}>>]", n % 10)).collect();
+        let mut author = Client::tcp(address).resolved();
+        author.send(&format!("[{messages}]"));
+        author.sync();
+        let mut told = 0;
+        while told < 5000 * 9 {
+            told += owner.turn().len();
+        }
+        assert_eq!(told, 5000 * 9);
+
+        let mut greedy = Client::tcp(address).resolved();
+        let pattern = record_pattern("innocent", 1);
+        let observes = |n: usize| format!("[1 <A <Observe {pattern} #:[1 1 {}]> {}>]", costly(n), 10 + n);
+        greedy.send_anyway(&bytes(&format!("[{}]", (0..10).map(observes).collect::<String>())));
+        let error = greedy.ends_with_error();
+        assert!(error.contains("Observations behind caveats"), "{error}");
+        modest.sync();
+    });
+}
+
+/// A few bytes attenuate further what is attenuated at length already: that copies nothing, and goes on only so far.
+#[test]
+fn long_caveats_attenuated_over_and_over() {
+    beside_innocents(|address, _| {
+        let mut client = Client::tcp(address).resolved();
+        let text = "z".repeat(60_000);
+        client.send(&format!(
+            "[{} [1 <A <offer #:[1 1 <reject <lit \"{text}\">>]> 3>]]",
+            observe(&record_pattern("offer", 1), 7, 2)
+        ));
+        assert_eq!(client.event().body, "[#:[0, 2]]");
+        let before = staunch_system::process::memory().unwrap().resident_bytes;
+        let kept = |n: i64| format!("[1 <A <keep {n} #:[1 2 <reject <lit {n}>>]> {}>]", 100 + n);
+        client.send(&format!("[{}]", (0..5000).map(kept).collect::<String>()));
+        client.sync();
+        let after = staunch_system::process::memory().unwrap().resident_bytes;
+        assert!(after < before + (64 << 20), "{before} bytes before, {after} after");
+        client
+            .send_anyway(&bytes(&format!("[[1 <A <keep #:[1 2 <reject <lit \"{}\">>]> 9>]]", &text[..6000])));
+        let error = client.ends_with_error();
+        assert!(error.contains("65536 bytes"), "{error}");
     });
 }
 

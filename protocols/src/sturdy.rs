@@ -40,6 +40,10 @@ pub enum SturdyError {
     /// only data can be signed. No signature can be right; answer `<error sturdyref-failed-validation>`.
     #[error("sturdyref failed validation")]
     FailedValidation,
+    /// The caveats are more, or longer, than a capability may have (see [`Caveats`]); answer
+    /// `<error sturdyref-caveats-too-long>`.
+    #[error("the sturdyref has more caveats, or longer ones, than a capability may have")]
+    CaveatsTooLong,
 }
 
 impl SturdyError {
@@ -48,6 +52,7 @@ impl SturdyError {
         match self {
             SturdyError::Invalid => "invalid",
             SturdyError::FailedValidation => "sturdyref-failed-validation",
+            SturdyError::CaveatsTooLong => "sturdyref-caveats-too-long",
         }
     }
 }
@@ -158,7 +163,7 @@ impl SturdyRef {
     /// ignored. This checks everything but the signature: see [`SturdyRef::verify`].
     ///
     /// # Errors
-    /// [`SturdyError::Invalid`] or [`SturdyError::FailedValidation`], as described there.
+    /// [`SturdyError`], as described there.
     pub fn read_parameters(parameters: View<'_>) -> Result<SturdyRef, SturdyError> {
         let oid = parameters.get(b"\xb3\x03oid").ok_or(SturdyError::Invalid)?;
         let sig = parameters.get(b"\xb3\x03sig").and_then(View::as_bytes).ok_or(SturdyError::Invalid)?;
@@ -171,7 +176,11 @@ impl SturdyRef {
             if list.tag() != tag::SEQUENCE || holds_capability(list) {
                 return Err(refused);
             }
-            if compile(list.children()).map_err(|_| refused)?.has_surplus {
+            let compiled = compile(list.children()).map_err(|error| match error {
+                CaveatError::TooLong | CaveatError::TooMany => SturdyError::CaveatsTooLong,
+                CaveatError::UnboundRef | CaveatError::BindingUnderNegation => refused,
+            })?;
+            if compiled.has_surplus {
                 return Err(refused);
             }
             sturdy.caveats = list.children().map(|caveat| caveat.span().to_vec()).collect();

@@ -103,7 +103,7 @@ fn check(mut noise: Noise, scratch: &mut Scratch, tally: &mut Tally) {
     assert_eq!(compiled.source(), source);
     let bytes = input.canonical();
     // As a part of something larger, at an offset.
-    let inside = sequence(&[bytes.clone(), bytes.clone(), source]);
+    let inside = sequence(&[bytes.clone(), bytes.clone(), source.clone()]);
     let whole = scanned(&inside);
     let view = whole.view(&inside).index(1).unwrap();
     let split = noise.below(written.len() + 1);
@@ -111,13 +111,15 @@ fn check(mut noise: Noise, scratch: &mut Scratch, tally: &mut Tally) {
         let source = sequence(list);
         Caveats::compile(scanned(&source).view(&source).children()).unwrap()
     };
-    let joined = compile(&written[..split]).and_then(&compile(&written[split..]));
+    let joined = compile(&written[..split]).and_then(&compile(&written[split..])).unwrap();
     assert_eq!(joined, compiled);
+    assert_eq!(joined.digest(), compiled.digest());
+    assert_eq!(joined.source(), source);
     let mut attenuations = 0;
     for caveats in [&compiled, &joined] {
         let outcome = caveats.apply(view, scratch, &mut |cap, list| {
             attenuations += 1;
-            attenuated(cap, list.source()).map(|cap| cap.canonical())
+            attenuated(cap, &list.source()).map(|cap| cap.canonical())
         });
         let output = match outcome {
             Outcome::Unchanged => Some(input.clone()),

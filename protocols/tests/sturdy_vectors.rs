@@ -123,3 +123,15 @@ fn caveats_are_checked_before_they_are_signed() {
     assert_eq!(check("<zork #:1>"), Err(CaveatFault::Capability));
     assert!(matches!(check("<rewrite <_> <ref 0>>"), Err(CaveatFault::Invalid(_))));
 }
+
+#[test]
+fn caveats_of_a_reference_are_bounded_like_those_of_a_capability() {
+    let check = |caveats: String, expected: Result<usize, SturdyError>| {
+        let text = format!(r##"{{oid: "x" sig: #"" caveats: [{caveats}]}}"##);
+        assert_eq!(read(&parse_text(&text)).map(|sturdy| sturdy.caveats.len()), expected);
+    };
+    check("<zork> ".repeat(256), Ok(256));
+    check("<zork> ".repeat(257), Err(SturdyError::CaveatsTooLong));
+    check(format!("\"{}\"", "x".repeat(65_000)), Ok(1));
+    check(format!("\"{}\"", "x".repeat(70_000)), Err(SturdyError::CaveatsTooLong));
+}

@@ -75,6 +75,7 @@ pub(super) fn read_ref(text: &str) -> Result<SturdyRef, String> {
             SturdyError::FailedValidation => {
                 "the reference's caveats are not valid, so every broker refuses it".to_owned()
             }
+            SturdyError::CaveatsTooLong => error.to_string(),
         }
     })
 }

@@ -109,6 +109,13 @@ impl Restrictions {
     }
 }
 
+/// The reference with these caveats, if it may have so many.
+fn restricted(reference: SturdyRef, caveats: &[Vec<u8>]) -> Result<SturdyRef, Fault> {
+    let restricted = caveats.iter().fold(reference, |reference, caveat| reference.attenuate(caveat));
+    restricted.compile().map_err(|error| Fault::Usage(error.to_string()))?;
+    Ok(restricted)
+}
+
 /// Appends `<rewrite <bind PATTERN> <ref 0>>`: what matches passes unchanged.
 fn write_pass(out: &mut Vec<u8>, pattern: &[u8]) {
     encode::record(out, "rewrite");
@@ -154,7 +161,7 @@ impl Mint {
             };
             read_key(&path)?
         };
-        show_ref(&caveats.iter().fold(SturdyRef::mint(&oid, &key), |minted, caveat| minted.attenuate(caveat)))
+        show_ref(&restricted(SturdyRef::mint(&oid, &key), &caveats)?)
     }
 }
 
@@ -193,7 +200,7 @@ impl Attenuate {
             return Err(Fault::Usage("give a restriction: --allow, --allow-observe or --caveat".to_owned()));
         }
         let reference = argument(&self.reference)?;
-        show_ref(&caveats.iter().fold(reference, |reference, caveat| reference.attenuate(caveat)))
+        show_ref(&restricted(reference, &caveats)?)
     }
 }
 

@@ -149,7 +149,7 @@ impl Membrane {
                     true => Caveats::nothing(),
                     false => Caveats::compile(caveats).map_err(ImportError::Caveat)?,
                 };
-                Ok((cap.attenuate(&caveats), held, false))
+                Ok((cap.attenuate(&caveats).map_err(ImportError::Caveat)?, held, false))
             }
         }
     }

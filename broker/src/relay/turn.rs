@@ -15,6 +15,7 @@ use super::membrane::{Membrane, Ref, Refs};
 use super::session::{Failure, Inbound, Session};
 use super::weigh::{FRAME_BYTES, Heavy, Kind, LIGHT_PAIRS_MAX, Weight};
 use crate::Local;
+use crate::attenuate::Machine;
 use crate::cap::{self, Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Router, Target};
 use crate::principals::SkeletonShare;
@@ -90,6 +91,10 @@ pub(super) struct Decoded {
     prepared: usize,
     /// Bytes that caveats have made or passed on.
     filtered_bytes: usize,
+    /// What they took, in steps.
+    pub(super) filtered_work: u64,
+    /// What they work in, while the turn is being decoded.
+    machine: Option<Box<Machine>>,
     /// The packet, if the turn has to wait until something is built.
     packet: Option<OwnValue>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use staunch_index::{Captures, Replay, Sink, Stored};
 use staunch_protocols::wire::tag;
 
-use super::{Body, Stage, filter};
+use super::{Body, Stage};
 use crate::Broker;
 use crate::cap::{Caps, Entity};
 use crate::dataspace::{LocalEvent, LocalReplay, Observing, Router, Target};
@@ -67,7 +67,7 @@ impl Sink<Router> for Commit<'_> {
             Target::Other(cap, by) => {
                 // What the caveats dropped was never asserted there, so it is not retracted either.
                 let caps = from.extra().cloned().unwrap_or_default();
-                if filter(cap, Self::captured(captures), caps, &mut self.stage.scanner).is_some() {
+                if self.stage.has_passed(cap, *by, Self::captured(captures), caps) {
                     self.stage.other(cap, *by, LocalEvent::Retract(handle));
                 }
             }

@@ -6,7 +6,7 @@ use staunch_index::{Captures, Scratch, Stored};
 use staunch_protocols::packet;
 use staunch_protocols::wire::{encode, tag};
 
-use super::{Body, EVENT_COST, Stage, filter};
+use super::{Body, EVENT_COST, Stage};
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Router, Target};
 use crate::outbox::PendingReplay;
@@ -18,23 +18,25 @@ const PIECE_BYTES: usize = 32 << 10;
 const PIECE_SLOTS: u32 = 1024;
 /// The same for attenuated observers, whose caveats are work.
 const PIECE_SLOTS_FILTERED: u32 = 64;
+/// How much work, in steps: the bag is locked meanwhile.
+pub(super) const PIECE_WORK: u64 = 1 << 16;
 
 impl Stage {
-    /// Produces the next piece of a replay for a peer: one turn.
+    /// Produces the next piece of a replay for a peer: one turn. Returns how much work caveats were.
     pub(super) fn pull(
         &mut self,
         session: &Arc<Session>,
         pending: Box<PendingReplay>,
         scratch: &mut Scratch,
-    ) {
+    ) -> u64 {
         // Until the piece is in place: see the stage's drop.
         self.pulling = Some(session.clone());
         let mut out = self.pool.take();
         out.push(tag::SEQUENCE);
-        let mut events = 0;
+        let (mut events, mut work) = (0, 0);
         let mut tell = |handle: u64, from: &Stored<Router>, captures: &Captures<'_>| {
-            events += self.write_replayed(&pending.to, handle, from, captures, &mut out) as u64;
-            out.len() < PIECE_BYTES
+            events += self.write_replayed(&pending.to, handle, from, captures, &mut out, &mut work) as u64;
+            out.len() < PIECE_BYTES && work < PIECE_WORK
         };
         let slots = match pending.to {
             Target::Remote(_) => PIECE_SLOTS,
@@ -50,6 +52,7 @@ impl Stage {
         self.deliveries += events;
         session.outbox().replayed(pending, out, cost, has_more);
         self.pulling = None;
+        work
     }
 
     /// Appends the event that tells an observer of one captures list, unless its caveats drop it.
@@ -60,6 +63,7 @@ impl Stage {
         from: &Stored<Router>,
         captures: &Captures<'_>,
         out: &mut Vec<u8>,
+        work: &mut u64,
     ) -> bool {
         match to {
             Target::Remote(remote) => match from.extra() {
@@ -71,9 +75,9 @@ impl Stage {
             Target::Other(cap, _) => {
                 let Entity::Remote(remote) = cap.entity() else { return false };
                 let caps = from.extra().cloned().unwrap_or_default();
-                let Some((value, caps)) = filter(cap, captured(captures), caps, &mut self.scanner) else {
-                    return false;
-                };
+                let (passed, took) = self.filter_uncounted(cap, captured(captures), caps);
+                *work += took.steps;
+                let Some((value, caps)) = passed else { return false };
                 self.write_with_caps(remote, handle, &value, &caps, out);
             }
         }
@@ -119,15 +123,17 @@ impl crate::dataspace::LocalReplay {
     /// The next few captures lists, and whether there are more.
     pub(crate) fn pull(&self, stage: &mut Stage, scratch: &mut Scratch) -> (Vec<Replayed>, bool) {
         let mut pulled = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut work) = (0, 0);
         let to: &Cap = &self.to;
         let has_more = self.replay.pull(PIECE_SLOTS_FILTERED, scratch, &mut |handle, from, captures| {
             let caps = from.extra().cloned().unwrap_or_default();
-            if let Some((value, caps)) = filter(to, captured(captures), caps, &mut stage.scanner) {
+            let (passed, took) = stage.filter_uncounted(to, captured(captures), caps);
+            work += took.steps;
+            if let Some((value, caps)) = passed {
                 bytes += value.len();
                 pulled.push((handle, value, caps));
             }
-            bytes < PIECE_BYTES
+            bytes < PIECE_BYTES && work < PIECE_WORK
         });
         (pulled, has_more)
     }

@@ -9,7 +9,7 @@ def sub(n):
 sub(50); print('base subscribe worst %.1f ms'%max(lat),inn.report())
 any_=Rec('_'); R0=Rec('ref',0)
 cav=[Rec('rewrite',any_,Rec('lit',7))]
-for _ in range(3): cav+=[Rec('rewrite',BIND,Rec('arr',[R0]*20)),Rec('rewrite',any_,Rec('lit',[1]*50000))]
+for _ in range(3): cav+=[Rec('rewrite',BIND,Rec('arr',[R0]*20)),Rec('rewrite',any_,Rec('lit',[1]*6500))]
 g=resolved(port,src='127.0.0.5'); g.settimeout(20)
 g.sendall(enc([obs(rec('offer',1),7,2)])+enc([asr(Rec('offer',Emb([1,1]+cav)),3)])); time.sleep(.5); print(g.recv(200)[-20:])
 g.settimeout(None)

@@ -165,7 +165,7 @@ pub fn caveat(data: &[u8]) {
     let view = scanner.view(&list);
     let Ok(caveats) = Caveats::compile(view.children()) else { return };
     let one_by_one = view.children().fold(Caveats::default(), |all, caveat| {
-        all.and_then(&Caveats::compile(std::iter::once(caveat)).unwrap())
+        all.and_then(&Caveats::compile(std::iter::once(caveat)).unwrap()).unwrap()
     });
     assert_eq!(caveats, one_by_one);
     if view.tag() == tag::SEQUENCE {
@@ -178,7 +178,7 @@ pub fn caveat(data: &[u8]) {
         let mut run = |caveats: &Caveats| {
             let outcome = caveats.apply(scanner.view(&value), &mut scratch, &mut |cap, list| {
                 assert_eq!(cap[0], tag::EMBEDDED);
-                scan_canonical(list.source());
+                scan_canonical(&list.source());
                 (cap.len() != 4).then(|| {
                     let mut out = vec![tag::EMBEDDED];
                     encode::bytes(&mut out, &list.source().len().to_be_bytes());

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Caveats, Op, Piece, Program, Span, Step};
+use super::{Caveats, List, Op, Piece, Program, Span, Step};
 use crate::wire::{Limits, Progress, Scanner, View, tag};
 
 /// What became of a value.
@@ -50,6 +50,13 @@ struct Machine {
     work_left: u64,
 }
 
+/// What any value may take, in steps: to write the longest caveats there are as a literal, and to scan that.
+const WORK_MIN: u64 = 1 << 15;
+/// How often a value may be read or copied besides.
+const READINGS: u64 = 4;
+/// What it takes to attenuate a capability, beside what its caveats and their length take.
+const ATTENUATION: u64 = 128;
+
 /// How to go on when what is under a `not` fails.
 #[derive(Debug, Clone, Copy)]
 struct Negation {
@@ -67,17 +74,16 @@ impl Scratch {
 
     /// The same, with all the limits on what a caveat may yield.
     ///
-    /// The work for one value is bounded too: to four times what reading or copying the longest output takes,
-    /// and at least a million steps of the machine. A value that takes more is dropped.
+    /// The work for one value is bounded too: to four times what [`reading`] it takes, and some ten thousand steps of
+    /// the machine. A value that takes more is dropped.
     pub fn with_limits(limits: Limits) -> Scratch {
-        let work_max = 4 * cost(limits.packet_bytes_max as usize) + (1 << 20);
         let stage = || Stage { bytes: Vec::new(), scanner: Scanner::new(limits) };
         let machine = Machine {
             slots: Vec::new(),
             entered: Vec::new(),
             negations: Vec::new(),
             marks: Vec::new(),
-            work_max,
+            work_max: 0,
             work_left: 0,
         };
         Scratch { machine, current: stage(), next: stage() }
@@ -96,6 +102,11 @@ impl Scratch {
         self.current.scanner.view(&self.current.bytes)
     }
 
+    /// What the last value took, in steps of the machine, each of some nanoseconds: see [`reading`].
+    pub fn work(&self) -> u64 {
+        self.machine.work_max - self.machine.work_left
+    }
+
     /// Gives back memory beyond what ordinary values need.
     pub fn shrink(&mut self) {
         for stage in [&mut self.current, &mut self.next] {
@@ -109,9 +120,14 @@ impl Scratch {
     }
 }
 
-/// The work that reading or copying so many bytes counts as; a step of the machine is 1.
+/// The work that copying or comparing so many bytes counts as; a step of the machine is 1.
 fn cost(bytes: usize) -> u64 {
     bytes as u64 / 16
+}
+
+/// The work that it takes to read a value, scanned or to be scanned: so many steps of the machine.
+pub fn reading(value: View<'_>) -> u64 {
+    u64::from(value.tokens()) + cost(value.span().len())
 }
 
 /// How a capability is attenuated: the embedded value (all its bytes) and the caveats to append; yields the
@@ -130,19 +146,20 @@ impl Caveats {
     /// the very value it got costs no copy. No allocation, except to grow `scratch` and by `attenuate`.
     pub fn apply(&self, value: View<'_>, scratch: &mut Scratch, attenuate: &mut Attenuate<'_>) -> Outcome {
         let Scratch { machine, current, next } = scratch;
+        machine.work_max = WORK_MIN + READINGS * reading(value);
         machine.work_left = machine.work_max;
         let mut outcome = Outcome::Unchanged;
-        for segment in self.segments.iter().rev() {
-            let program = &segment.program;
-            let steps = &program.lists[segment.list as usize].steps;
-            for step in program.steps[steps.start as usize..steps.end as usize].iter().rev() {
+        for node in self.nodes() {
+            for step in node.steps().iter().rev() {
                 let value = match outcome {
                     Outcome::Rewritten => current.scanner.view(&current.bytes),
                     _ => value,
                 };
-                match machine.run(program, step, value, next, attenuate) {
+                match machine.run(&node.program, step, value, next, attenuate) {
                     Outcome::Unchanged => continue,
-                    Outcome::Rewritten if next.scan() => std::mem::swap(current, next),
+                    Outcome::Rewritten if next.scan() && machine.spend(next.tokens()).is_ok() => {
+                        std::mem::swap(current, next);
+                    }
                     _ => return Outcome::Dropped,
                 }
                 outcome = Outcome::Rewritten;
@@ -160,6 +177,11 @@ impl Stage {
             && self.scanner.is_canonical()
     }
 
+    /// What a value scanned there takes beside its bytes.
+    fn tokens(&self) -> u64 {
+        u64::from(self.scanner.view(&self.bytes).tokens())
+    }
+
     fn bytes_max(&self) -> usize {
         self.scanner.limits().packet_bytes_max as usize
     }
@@ -170,8 +192,9 @@ struct Exhausted;
 
 impl Machine {
     fn spend(&mut self, work: u64) -> Result<(), Exhausted> {
-        self.work_left = self.work_left.checked_sub(work).ok_or(Exhausted)?;
-        Ok(())
+        let left = self.work_left.checked_sub(work);
+        self.work_left = left.unwrap_or(0);
+        left.map(|_| ()).ok_or(Exhausted)
     }
 
     /// Applies one caveat. What it yields in place of the value stands in `next` then.
@@ -328,7 +351,8 @@ impl Machine {
         }
     }
 
-    /// Writes what a template yields into `next`; `None` if that is nothing, or too much.
+    /// Writes what a template yields into `next`; `None` if that is nothing, or too much. What is written is paid for
+    /// before: once for the copy, once for the scan that follows, which costs its tokens besides.
     fn instantiate(
         &mut self,
         program: &Arc<Program>,
@@ -342,12 +366,16 @@ impl Machine {
         let out = &mut next.bytes;
         out.clear();
         for piece in template {
+            self.spend(1).ok()?;
             match *piece {
                 Piece::Copy(Span { start, length }) => {
+                    self.spend(2 * cost(length as usize)).ok()?;
                     append(out, &program.pool[start as usize..(start + length) as usize], bytes_max)?;
                 }
                 Piece::Capture(slot) => {
-                    append(out, value.at(self.slots[slot as usize]).span(), bytes_max)?;
+                    let captured = value.at(self.slots[slot as usize]).span();
+                    self.spend(2 * cost(captured.len())).ok()?;
+                    append(out, captured, bytes_max)?;
                 }
                 Piece::Mark => self.marks.push(out.len()),
                 Piece::Attenuate(list) => {
@@ -355,14 +383,16 @@ impl Machine {
                     if out.get(start) != Some(&tag::EMBEDDED) {
                         return None;
                     }
-                    let attenuated = attenuate(&out[start..], &Caveats::of_list(program, list))?;
+                    let List { steps, source } = &program.lists[list as usize];
+                    self.spend(ATTENUATION + 4 * steps.len() as u64 + cost(source.length as usize)).ok()?;
+                    let more = Caveats::default().with(program, list).ok()?;
+                    let attenuated = attenuate(&out[start..], &more)?;
                     out.truncate(start);
                     append(out, &attenuated, bytes_max)?;
                 }
             }
         }
-        // Once for the copy, once for the scan that follows.
-        self.spend(template.len() as u64 + 2 * cost(out.len())).ok()
+        Some(())
     }
 }
 

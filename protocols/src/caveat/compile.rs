@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{CaveatError, Caveats, List, Op, Piece, Program, Rule, Span, Step};
+use super::{CaveatError, Caveats, List, Op, Piece, Program, Rule, Span, Step, check_length, digest};
 use crate::wire::{View, sort_key, tag};
 
 /// What compiling a list tells.
@@ -20,10 +20,11 @@ pub(crate) fn compile<'a>(list: impl Iterator<Item = View<'a>>) -> Result<Compil
     let mut compiler = Compiler::default();
     compiler.source.push(tag::SEQUENCE);
     for caveat in list {
+        let bytes = compiler.source.len() - 1 + caveat.span().len();
+        check_length(compiler.program.steps.len() + 1, bytes)?;
         compiler.shift = (compiler.source.len() as u32).wrapping_sub(caveat.start() as u32);
         compiler.source.extend_from_slice(caveat.span());
-        let step = compiler.caveat(caveat)?;
-        compiler.program.steps.push(step);
+        compiler.step(caveat)?;
     }
     compiler.source.push(tag::END);
     compiler.program.lists[0] = List {
@@ -37,11 +38,12 @@ pub(crate) fn compile<'a>(list: impl Iterator<Item = View<'a>>) -> Result<Compil
     program.source = compiler.source.into();
     // Capabilities live long.
     program.steps.shrink_to_fit();
+    program.digests.shrink_to_fit();
     program.rules.shrink_to_fit();
     program.ops.shrink_to_fit();
     program.pieces.shrink_to_fit();
     program.pool.shrink_to_fit();
-    let caveats = Caveats::of_list(&Arc::new(program), 0);
+    let caveats = Caveats::default().with(&Arc::new(program), 0)?;
     Ok(Compiled { caveats, has_surplus: compiler.has_surplus })
 }
 
@@ -114,12 +116,19 @@ impl<'a> Compiler<'a> {
         self.shift = pending.shift;
         let start = self.program.steps.len() as u32;
         for caveat in pending.items.children() {
-            let step = self.caveat(caveat)?;
-            self.program.steps.push(step);
+            self.step(caveat)?;
         }
         let source = self.span(pending.items);
         let steps = start..self.program.steps.len() as u32;
         self.program.lists[pending.list as usize] = List { steps, source };
+        Ok(())
+    }
+
+    /// The next caveat of the list that is being compiled.
+    fn step(&mut self, caveat: View<'a>) -> Result<(), CaveatError> {
+        let step = self.caveat(caveat)?;
+        self.program.steps.push(step);
+        self.program.digests.push(digest(caveat.span()));
         Ok(())
     }
 

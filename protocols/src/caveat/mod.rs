@@ -18,13 +18,18 @@
 //! # What a hostile list can do
 //! Rewriting can double a value, and a list of rewrites can do so again and again; an `and` of many patterns
 //! can look through a large value many times. [`Scratch`] therefore bounds the size of what any caveat yields
-//! and the work done for one value. A value that breaks a bound is dropped: a capability so attenuated is of no
-//! use to anybody, and nobody else is harmed.
+//! and the work done for one value, which is proportional to the value. A value that breaks a bound is dropped: a
+//! capability so attenuated is of no use to anybody, and nobody else is harmed. [`Scratch::work`] tells what a value
+//! took, for whoever bounds the work done for many.
+//!
+//! Whoever has an attenuated capability can attenuate it further with a few bytes. So nothing is copied for that
+//! ([`Caveats`] is a list that shares its beginnings), and the whole is bounded: [`SOURCE_BYTES_MAX`],
+//! [`CAVEATS_MAX`].
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use smallvec::SmallVec;
 
@@ -33,7 +38,12 @@ use crate::wire::{View, tag};
 mod apply;
 pub(crate) mod compile;
 
-pub use apply::{Attenuate, Outcome, Scratch};
+pub use apply::{Attenuate, Outcome, Scratch, reading};
+
+/// How long all the caveats of one capability may be, in canonical bytes.
+pub const SOURCE_BYTES_MAX: usize = 64 << 10;
+/// How many there may be.
+pub const CAVEATS_MAX: usize = 256;
 
 /// Why a list of caveats is refused. (Unknown and malformed caveats are not: they drop everything.)
 ///
@@ -46,28 +56,37 @@ pub enum CaveatError {
     /// A `bind` inside a `not` in the pattern of a rewrite.
     #[error("Invalid capability attenuation: BindingUnderNegation")]
     BindingUnderNegation,
+    /// They are longer than [`SOURCE_BYTES_MAX`].
+    #[error("all the caveats of a capability may take {SOURCE_BYTES_MAX} bytes, and these take more")]
+    TooLong,
+    /// They are more than [`CAVEATS_MAX`].
+    #[error("a capability may have {CAVEATS_MAX} caveats, and this has more")]
+    TooMany,
 }
 
 /// A list of caveats, compiled. Cheap to clone; may be shared between threads.
 ///
-/// Two are equal exactly if their sources are.
+/// Two are equal exactly if their sources are. At most [`CAVEATS_MAX`] long, and [`SOURCE_BYTES_MAX`] bytes.
 #[derive(Clone, Default)]
-pub struct Caveats {
-    /// Oldest first; none holds an empty list.
-    segments: SmallVec<[Segment; 1]>,
-    /// The source, if there are several segments.
-    joined: Option<Arc<[u8]>>,
-}
+pub struct Caveats(Option<Arc<Node>>);
 
-/// One list of a program.
-#[derive(Clone)]
-struct Segment {
+/// One list of a program, after caveats that are older.
+///
+/// **Invariant:** the list is not empty. So there are no more nodes in a row than there may be caveats, and to drop
+/// them one inside the other is no deep recursion.
+struct Node {
     program: Arc<Program>,
     list: u32,
+    older: Caveats,
+    /// Of all, the older ones included: how many they are, and how long without the brackets around them.
+    count: u32,
+    bytes: u32,
+    /// Of all their sources, one by one.
+    digest: u64,
 }
 
-/// The source of the empty list.
-const EMPTY: &[u8] = &[tag::SEQUENCE, tag::END];
+/// With what sources are digested. Peers cannot know it, so they cannot find two of one digest.
+static DIGESTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Caveats {
     /// Compiles a list of canonical values, oldest first. Costs a few passes over their bytes; the result takes
@@ -75,7 +94,7 @@ impl Caveats {
     ///
     /// # Errors
     /// [`CaveatError`] if a well-formed rewrite in the list, or in a well-formed `attenuate` template of it, is
-    /// invalid. Malformed caveats are no error: like unknown ones, they drop everything.
+    /// invalid, or if it is too long. Malformed caveats are no error: like unknown ones, they drop everything.
     pub fn compile<'a>(list: impl Iterator<Item = View<'a>>) -> Result<Caveats, CaveatError> {
         compile::compile(list).map(|compiled| compiled.caveats)
     }
@@ -86,69 +105,142 @@ impl Caveats {
             source: Box::from([tag::SEQUENCE, tag::FALSE, tag::END]),
             lists: vec![List { steps: 0..1, source: Span { start: 0, length: 3 } }],
             steps: vec![Step::Unknown],
+            digests: vec![digest(&[tag::FALSE])],
             ..Program::default()
         };
-        Caveats::of_list(&Arc::new(program), 0)
+        Caveats::default().with(&Arc::new(program), 0).expect("one short caveat")
     }
 
     /// Whether there are none, so that everything passes unchanged.
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty()
+        self.0.is_none()
     }
 
     /// Whether one of them is malformed or of a kind that is not known here, so that nothing passes.
     pub fn has_unknown(&self) -> bool {
-        let mut steps = self.segments.iter().flat_map(|segment| {
-            let program = &segment.program;
-            let steps = &program.lists[segment.list as usize].steps;
-            &program.steps[steps.start as usize..steps.end as usize]
-        });
-        steps.any(|step| matches!(step, Step::Unknown))
+        self.nodes().flat_map(Node::steps).any(|step| matches!(step, Step::Unknown))
     }
 
-    /// The list in canonical bytes, as a sequence.
-    pub fn source(&self) -> &[u8] {
-        match (&self.joined, &self.segments[..]) {
-            (Some(joined), _) => joined,
-            (None, [only]) => only.source(),
-            (None, _) => EMPTY,
-        }
+    /// The list in canonical bytes, as a sequence. Costs a copy.
+    pub fn source(&self) -> Vec<u8> {
+        let nodes: SmallVec<[&Node; 4]> = self.nodes().collect();
+        let mut source = Vec::with_capacity(self.source_bytes() + 2);
+        source.push(tag::SEQUENCE);
+        nodes.iter().rev().for_each(|node| source.extend_from_slice(node.source()));
+        source.push(tag::END);
+        source
     }
 
-    /// These caveats with `newer` ones appended: those apply first. Costs a copy of both sources; nothing is
-    /// compiled again.
-    #[must_use]
-    pub fn and_then(&self, newer: &Caveats) -> Caveats {
+    /// A digest of the source: equal for equal ones, and hardly ever for others. Of this process alone.
+    pub fn digest(&self) -> u64 {
+        self.0.as_ref().map_or(0, |node| node.digest)
+    }
+
+    /// These caveats with `newer` ones appended: those apply first. Costs time and memory for the newer ones;
+    /// nothing is copied or compiled again.
+    ///
+    /// # Errors
+    /// [`CaveatError::TooLong`] or [`CaveatError::TooMany`] if both together are.
+    pub fn and_then(&self, newer: &Caveats) -> Result<Caveats, CaveatError> {
         if self.is_empty() {
-            return newer.clone();
+            return Ok(newer.clone());
         }
-        if newer.is_empty() {
-            return self.clone();
-        }
-        let (old, new) = (self.source(), newer.source());
-        let joined = [&old[..old.len() - 1], &new[1..]].concat();
-        let segments = self.segments.iter().chain(&newer.segments).cloned().collect();
-        Caveats { segments, joined: Some(joined.into()) }
+        let nodes: SmallVec<[&Node; 4]> = newer.nodes().collect();
+        nodes.iter().rev().try_fold(self.clone(), |whole, node| whole.with(&node.program, node.list))
     }
 
-    fn of_list(program: &Arc<Program>, list: u32) -> Caveats {
-        if program.lists[list as usize].steps.is_empty() {
-            return Caveats::default();
+    /// How many there are.
+    fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |node| node.count as usize)
+    }
+
+    /// How long they are.
+    fn source_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |node| node.bytes as usize)
+    }
+
+    /// What they are made of, the newest first.
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        std::iter::successors(self.0.as_deref(), |node| node.older.0.as_deref())
+    }
+
+    /// These with a list of a program appended.
+    fn with(self, program: &Arc<Program>, list: u32) -> Result<Caveats, CaveatError> {
+        let List { steps, source } = &program.lists[list as usize];
+        if steps.is_empty() {
+            return Ok(self);
         }
-        let segment = Segment { program: Arc::clone(program), list };
-        Caveats { segments: SmallVec::from_iter([segment]), joined: None }
+        let count = self.count() + steps.len();
+        let bytes = self.source_bytes() + source.length as usize - 2;
+        check_length(count, bytes)?;
+        let digests = &program.digests[steps.start as usize..steps.end as usize];
+        let digest = digests.iter().fold(self.digest(), |whole, one| DIGESTS.hash_one((whole, one)));
+        let node = Node {
+            program: Arc::clone(program),
+            list,
+            older: self,
+            count: count as u32,
+            bytes: bytes as u32,
+            digest,
+        };
+        Ok(Caveats(Some(Arc::new(node))))
     }
 }
 
-impl Segment {
+/// Whether a capability may have so many caveats, of so many bytes.
+fn check_length(count: usize, bytes: usize) -> Result<(), CaveatError> {
+    match (count, bytes) {
+        (_, bytes) if bytes > SOURCE_BYTES_MAX => Err(CaveatError::TooLong),
+        (count, _) if count > CAVEATS_MAX => Err(CaveatError::TooMany),
+        _ => Ok(()),
+    }
+}
+
+/// Of one caveat's source.
+fn digest(caveat: &[u8]) -> u64 {
+    DIGESTS.hash_one(caveat)
+}
+
+impl Node {
+    /// Its caveats, without brackets around them.
     fn source(&self) -> &[u8] {
-        self.program.source_at(self.program.lists[self.list as usize].source)
+        let Span { start, length } = self.program.lists[self.list as usize].source;
+        self.program.source_at(Span { start: start + 1, length: length - 2 })
+    }
+
+    fn steps(&self) -> &[Step] {
+        let steps = &self.program.lists[self.list as usize].steps;
+        &self.program.steps[steps.start as usize..steps.end as usize]
     }
 }
 
 impl PartialEq for Caveats {
     fn eq(&self, other: &Caveats) -> bool {
-        self.source() == other.source()
+        if (self.digest(), self.source_bytes()) != (other.digest(), other.source_bytes()) {
+            return false;
+        }
+        // From the end on, piece by piece: they may have come about in different steps.
+        let (mut ours, mut theirs) = (self.nodes(), other.nodes());
+        let (mut a, mut b): (&[u8], &[u8]) = (&[], &[]);
+        loop {
+            if a.is_empty() {
+                // Both are as long.
+                let Some(next) = ours.next() else { return true };
+                a = next.source();
+            }
+            if b.is_empty() {
+                let Some(next) = theirs.next() else { return true };
+                b = next.source();
+            }
+            let length = a.len().min(b.len());
+            let (a_rest, a_end) = a.split_at(a.len() - length);
+            let (b_rest, b_end) = b.split_at(b.len() - length);
+            // The same place is the same bytes: what shares its beginnings need not be read.
+            if !std::ptr::eq(a_end, b_end) && a_end != b_end {
+                return false;
+            }
+            (a, b) = (a_rest, b_rest);
+        }
     }
 }
 
@@ -156,7 +248,7 @@ impl Eq for Caveats {}
 
 impl Hash for Caveats {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.source().hash(state);
+        state.write_u64(self.digest());
     }
 }
 
@@ -185,6 +277,8 @@ struct Program {
     /// The list itself, then those in its `attenuate` templates.
     lists: Vec<List>,
     steps: Vec<Step>,
+    /// Of the source of each of them.
+    digests: Vec<u64>,
     rules: Vec<Rule>,
     ops: Vec<Op>,
     pieces: Vec<Piece>,

@@ -16,6 +16,7 @@ use super::super::weigh::{FRAME_BYTES, Heavy, Kind, Light, Weight};
 use super::plain::PlainRun;
 use super::{Failure, Inbound, Session};
 use crate::Local;
+use crate::attenuate::LIGHT_WORK_MAX;
 use crate::cap::{Cap, Entity};
 use crate::dataspace::{Dataspace, Router};
 use crate::stage::Stage;
@@ -138,12 +139,17 @@ impl Slice {
         self.began += spent;
     }
 
+    /// Something has been done that may have taken long.
+    fn look(&mut self) {
+        self.is_over = self.began.elapsed() > Slice::LENGTH;
+    }
+
     /// One more packet has been handled.
     #[inline]
     fn count(&mut self) {
         self.packets += 1;
         if self.packets.is_multiple_of(Slice::PACKETS) {
-            self.is_over = self.began.elapsed() > Slice::LENGTH;
+            self.look();
         }
     }
 }
@@ -370,8 +376,12 @@ impl Session {
         local: &mut Local,
     ) -> Result<bool, Failure> {
         // There are no references in it to be attenuated.
-        let Local { stage, scratch, caveats: machine, .. } = local;
-        match caveats.apply(body, machine, &mut |_, _| None) {
+        let Local { stage, scratch, caveats: machine, slice, .. } = local;
+        let outcome = caveats.apply(body, machine, &mut |_, _| None);
+        if machine.work() > LIGHT_WORK_MAX {
+            slice.look();
+        }
+        match outcome {
             Outcome::Dropped => return Ok(true),
             Outcome::Unchanged => route(body, &[body.token()], reader, stage, scratch),
             Outcome::Rewritten => {
@@ -435,6 +445,9 @@ impl Session {
             Packet::Turn(turn) => turn,
         };
         let mut decoded = self.decode(turn, inbound)?;
+        if decoded.filtered_work > LIGHT_WORK_MAX {
+            local.slice.look();
+        }
         self.remember_target(turn, inbound);
         match self.apply(&mut decoded, Some(packet), inbound, local)? {
             Applied::Whole => Ok(Step::Next),

@@ -25,7 +25,9 @@ impl Session {
         inbound: &mut Inbound,
     ) -> Result<Decoded, Failure> {
         let mut decoded = Decoded::default();
-        match self.decode_events(turn, inbound, &mut decoded) {
+        let result = self.decode_events(turn, inbound, &mut decoded);
+        decoded.machine = None;
+        match result {
             Ok(()) => Ok(decoded),
             Err(failure) => {
                 self.abandon(decoded, inbound);
@@ -229,15 +231,21 @@ fn restrict(
 ) -> Result<Option<(Value, Caps)>, Failure> {
     /// What may come of one turn's values; each may be rewritten to something much larger.
     const BYTES_MAX: usize = 64 << 20;
+    /// What the caveats may take, in steps, for the turn as such and for each of its bytes: no other session runs on
+    /// this worker meanwhile.
+    const WORK_MAX: u64 = 4 << 20;
+    const BYTE_WORK_MAX: u64 = 8;
     let Some(caveats) = target.caveats() else { return Ok(Some((value, caps))) };
     let bytes = match &value {
         Value::InPacket(token) => packet.at(*token).span().to_vec(),
         Value::Own(own) => own.bytes.clone(),
     };
-    let mut scanner = crate::attenuate::stored_scanner();
-    let Some((bytes, caps)) = crate::attenuate::apply(caveats, bytes, caps, &mut scanner) else {
-        return Ok(None);
-    };
+    let (passed, work) = decoded.machine.get_or_insert_default().apply(caveats, bytes, caps);
+    decoded.filtered_work += work.steps;
+    if decoded.filtered_work > WORK_MAX + BYTE_WORK_MAX * packet.all_bytes().len() as u64 {
+        return Err(Failure::TurnTooCostly);
+    }
+    let Some((bytes, caps)) = passed else { return Ok(None) };
     decoded.filtered_bytes += bytes.len();
     if decoded.filtered_bytes > BYTES_MAX {
         return Err(Failure::TurnTooLarge(BYTES_MAX));
