@@ -18,7 +18,8 @@ pub struct Limits {
     /// Connections of all principals together: so many at most, and fewer if the process may not have a descriptor for
     /// each (`RLIMIT_NOFILE`, when the broker starts).
     pub connections: u64,
-    /// Connections of one principal: so many at most, and no more than half of those that there are descriptors for.
+    /// Connections of one principal: so many at most, and no more than three quarters of those that there are
+    /// descriptors for.
     pub principal_connections: u64,
     /// New connections of one principal a second, on average.
     pub principal_connection_rate: u64,
@@ -76,7 +77,7 @@ impl Places {
     pub(crate) fn of(open_files_max: u64) -> Places {
         let kept = (open_files_max / 8).clamp(Places::KEPT_MIN, Places::KEPT_MAX);
         let connections = open_files_max.saturating_sub(kept).max(2);
-        Places { connections, principal_connections: connections / 2 }
+        Places { connections, principal_connections: connections - (connections / 4).max(1) }
     }
 }
 
@@ -229,8 +230,8 @@ mod tests {
             let Places { connections, principal_connections } = Places::of(max);
             (connections, principal_connections)
         };
-        assert_eq!([places(0), places(20), places(128)], [(2, 1), (2, 1), (96, 48)]);
-        assert_eq!([places(1024), places(1 << 20)], [(896, 448), ((1 << 20) - 1024, (1 << 19) - 512)]);
+        assert_eq!([places(0), places(20), places(128)], [(2, 1), (2, 1), (96, 72)]);
+        assert_eq!([places(1024), places(1 << 20)], [(896, 672), ((1 << 20) - 1024, (3 << 18) - 768)]);
         assert_eq!(places(u64::MAX).0, u64::MAX - 1024);
     }
 

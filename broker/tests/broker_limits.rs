@@ -156,10 +156,10 @@ fn one_principal_leaves_descriptors_for_others() {
     let line = running.logged("open on tcp:");
     let address = line.rsplit_once("tcp:").unwrap().1.trim().parse().unwrap();
     let open = |source: &str| Client::tcp_from(source.parse().unwrap(), address);
-    let mut clients: Vec<Client> = (0..48).map(|_| open("127.0.0.1").resolved()).collect();
-    let why = "Too many connections: one principal may have 48";
+    let mut clients: Vec<Client> = (0..72).map(|_| open("127.0.0.1").resolved()).collect();
+    let why = "Too many connections: one principal may have 72";
     (0..10).for_each(|_| assert_eq!(refused(open("127.0.0.1")).as_deref(), Some(why)));
-    clients.extend((0..48).map(|_| open("127.0.0.2").resolved()));
+    clients.extend((0..24).map(|_| open("127.0.0.2").resolved()));
     let why = "Too many connections: all together may be 96";
     (0..10).for_each(|_| assert_eq!(refused(open("127.0.0.3")).as_deref(), Some(why)));
     clients.iter_mut().for_each(|client| _ = client.sync());
