@@ -43,9 +43,18 @@ fn o2_the_last_assertion_of_a_fast_run() {
     watcher.sync();
     for (packets, expect) in [
         ("[[1 <A <v 1> 5>]] [[0 <R 1>]] [[1 <R 5>]] [[1 <A <v 2> 6>]] [[1 <M <v 3>>]]", "A[1] R"),
-        ("[[1 <A <v 1> 5>]] [[0 <R 1>]] [[1 <A <v 2> 6>]] [[1 <R 5>]] [[1 <R 6>]] [[1 <A <v 4> 7>]] [[1 <M <v 3>>]]", "A[1] A[2] R R"),
-        ("[[1 <A <v 1> 5>]] [[0 <R 1>]] [[1 <M <v 9>>]] [[1 <R 5>]] [[1 <M <v 3>>]] [[1 <S #:[0 5]>]]", "A[1] M[9] R"),
-        ("[[1 <A <v 1> 5>]] [[0 <R 1>]] [[1 <R 5>] [1 <A <v 2> 6>]] [[1 <R 6>]] [[1 <M <v 3>>]]", "A[1] R A[2] R"),
+        (
+            "[[1 <A <v 1> 5>]] [[0 <R 1>]] [[1 <A <v 2> 6>]] [[1 <R 5>]] [[1 <R 6>]] [[1 <A <v 4> 7>]] [[1 <M <v 3>>]]",
+            "A[1] A[2] R R",
+        ),
+        (
+            "[[1 <A <v 1> 5>]] [[0 <R 1>]] [[1 <M <v 9>>]] [[1 <R 5>]] [[1 <M <v 3>>]] [[1 <S #:[0 5]>]]",
+            "A[1] M[9] R",
+        ),
+        (
+            "[[1 <A <v 1> 5>]] [[0 <R 1>]] [[1 <R 5>] [1 <A <v 2> 6>]] [[1 <R 6>]] [[1 <M <v 3>>]]",
+            "A[1] R A[2] R",
+        ),
     ] {
         let mut client = Client::tcp(address).resolved();
         client.send(packets);
@@ -66,11 +75,26 @@ fn o3_big_and_negative_numbers() {
         let mut other = Client::tcp(address).resolved();
         let big = "9".repeat(60);
         let huge = "8".repeat(2000);
-        for (n, oid) in ["-1", "-9223372036854775808", "9223372036854775807", "9223372036854775808", "18446744073709551615", "18446744073709551616", &big, &format!("-{big}"), &huge].iter().enumerate() {
+        for (n, oid) in [
+            "-1",
+            "-9223372036854775808",
+            "9223372036854775807",
+            "9223372036854775808",
+            "18446744073709551615",
+            "18446744073709551616",
+            &big,
+            &format!("-{big}"),
+            &huge,
+        ]
+        .iter()
+        .enumerate()
+        {
             client.send(&format!("[[1 <A <Observe {} #:[0 {oid}]> {oid}>]]", record_pattern("num", 1)));
             client.send("[[1 <S #:[0 60]>]]");
             // Big targets, unknown.
-            client.send(&format!("[[{oid} <M x>] [{oid} <A x 77>] [{oid} <R 77>] [{oid} <S #:[0 5]>] [1 <R {oid}0>]]"));
+            client.send(&format!(
+                "[[{oid} <M x>] [{oid} <A x 77>] [{oid} <R 77>] [{oid} <S #:[0 5]>] [1 <R {oid}0>]]"
+            ));
             client.send(&format!("[[1 <A <r #:[1 {oid}]> {}>] [1 <R {}>]]", 9000 + n, 9000 + n));
             other.send(&format!("[[1 <M <num {n}>>]]"));
             other.sync();

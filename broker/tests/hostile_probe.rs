@@ -44,19 +44,34 @@ fn beside(server: &Server, address: SocketAddr, attack: impl FnOnce(SocketAddr, 
         let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(address, server)));
         done.store(true, Ordering::Relaxed);
         println!("rss before {before} MiB, now {} MiB", rss());
-        if let Err(p) = r { std::panic::resume_unwind(p) }
+        if let Err(p) = r {
+            std::panic::resume_unwind(p)
+        }
     });
-    println!("worst innocent round trip {} us in {}; peak rss {} MiB", worst.load(Ordering::Relaxed), count.load(Ordering::Relaxed), peak.load(Ordering::Relaxed));
+    println!(
+        "worst innocent round trip {} us in {}; peak rss {} MiB",
+        worst.load(Ordering::Relaxed),
+        count.load(Ordering::Relaxed),
+        peak.load(Ordering::Relaxed)
+    );
     (worst.load(Ordering::Relaxed) / 1000, count.load(Ordering::Relaxed))
 }
 
 fn settled(server: &Server) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(8) {
-        if server.connections() == 0 && server.total_debt() == 0 && server.index_counts() == (0, 0, 0) { break; }
+        if server.connections() == 0 && server.total_debt() == 0 && server.index_counts() == (0, 0, 0) {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
-    println!("connections {} debt {} index {:?} audit {:?}", server.connections(), server.total_debt(), server.index_counts(), server.audit());
+    println!(
+        "connections {} debt {} index {:?} audit {:?}",
+        server.connections(),
+        server.total_debt(),
+        server.index_counts(),
+        server.audit()
+    );
     assert_eq!(server.connections(), 0);
     assert_eq!(server.total_debt(), 0);
     assert_eq!(server.index_counts(), (0, 0, 0));
@@ -126,8 +141,16 @@ fn h2_shed_in_a_message_that_uses_a_capability() {
         let mut got = 0;
         loop {
             match innocent.next_within(Duration::from_secs(3)) {
-                Came::Turn(t) => { got += t.len(); if t.iter().any(|e| e.oid == 78) { break } }
-                other => { println!("innocent {other:?}"); break }
+                Came::Turn(t) => {
+                    got += t.len();
+                    if t.iter().any(|e| e.oid == 78) {
+                        break;
+                    }
+                }
+                other => {
+                    println!("innocent {other:?}");
+                    break;
+                }
             }
         }
         println!("innocent got {got} of {} + sync", count + 1);
@@ -191,18 +214,23 @@ fn h5_lanes_of_large_bags() {
     beside(&server, address, |address, _| {
         let mut greedy = Client::tcp(address).resolved();
         let mut all = String::new();
-        for n in 0..state { all.push_str(&format!("[[1 <A <s {n}> {}>]]", n + 100_000)); }
+        for n in 0..state {
+            all.push_str(&format!("[[1 <A <s {n}> {}>]]", n + 100_000));
+        }
         greedy.send_bytes(&bytes(&all));
         greedy.sync();
         println!("state {} MiB", rss());
         let start = Instant::now();
         let mut sent = 0;
         for n in 0..lanes {
-            sent += greedy.send_some(&bytes(&format!("[{}]", observe(&record_pattern("s", 1), 10 + n, 10 + n))));
+            sent +=
+                greedy.send_some(&bytes(&format!("[{}]", observe(&record_pattern("s", 1), 10 + n, 10 + n))));
         }
         // It does not read.
         let mut other = Client::tcp(address).resolved();
-        until("observers", || server.index_counts().1 as i64 >= lanes || start.elapsed() > Duration::from_secs(50));
+        until("observers", || {
+            server.index_counts().1 as i64 >= lanes || start.elapsed() > Duration::from_secs(50)
+        });
         println!("{sent} bytes: {:?}, rss {} MiB, after {:?}", server.index_counts(), rss(), start.elapsed());
         other.sync();
     });
@@ -256,7 +284,9 @@ fn h7_the_gatekeeper_passes_by_caveats() {
         let told = attacker.event();
         println!("{told:?}");
         attacker.send("[[2 <M hello>] [2 <A hello 8>]]");
-        attacker.send(r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[1 2]> 9>]]"#);
+        attacker.send(
+            r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[1 2]> 9>]]"#,
+        );
         attacker.sync();
         println!("owner got {:?}", owner.sync());
     }
@@ -277,7 +307,9 @@ fn h8_syncs_that_die() {
             let told = asker.event();
             let oid: i64 = told.body.split(", ").nth(1).unwrap().trim_end_matches([']']).parse().unwrap();
             println!("{told:?}");
-            for n in 0..10_000 { asker.send(&format!("[[{oid} <S #:[0 {}]>]]", 1000 + n + round * 10_000)); }
+            for n in 0..10_000 {
+                asker.send(&format!("[[{oid} <S #:[0 {}]>]]", 1000 + n + round * 10_000));
+            }
             asker.sync();
             println!("debt {} rss {}", server.total_debt(), rss());
             drop(owner);

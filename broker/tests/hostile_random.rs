@@ -27,11 +27,16 @@ impl Told {
                     assert!(before.is_none(), "{who}: asserted twice {e:?}, was {before:?}");
                 }
                 'R' => {
-                    assert!(self.live.remove(&(e.oid, e.handle)).is_some(), "{who}: retracted what was not told {e:?}");
+                    assert!(
+                        self.live.remove(&(e.oid, e.handle)).is_some(),
+                        "{who}: retracted what was not told {e:?}"
+                    );
                 }
                 'S' => syncs.push((e.oid, e.body.clone())),
                 'M' => {
-                    if e.body == "#t" { self.syncs.insert(e.oid); }
+                    if e.body == "#t" {
+                        self.syncs.insert(e.oid);
+                    }
                     // <n sender number>: of one sender in order.
                     if let Some(rest) = e.body.strip_prefix("[<a n ") {
                         let mut parts = rest.trim_end_matches(">]").split(' ');
@@ -115,12 +120,23 @@ fn history(address: SocketAddr, me: u64, seed: u64, barrier: &AtomicUsize, steps
             match random.below(20) {
                 0..=6 => {
                     let small = 20 + (random.0 % 16) as i64;
-                    let handle = if random.0 / 16 % 3 == 0 && !live.contains(&small) { small } else { next += 1; next };
-                    if !live.insert(handle) { continue }
+                    let handle = if random.0 / 16 % 3 == 0 && !live.contains(&small) {
+                        small
+                    } else {
+                        next += 1;
+                        next
+                    };
+                    if !live.insert(handle) {
+                        continue;
+                    }
                     turn.push_str(&format!("[1 <A {} {handle}>]", value(&mut random, me)));
                 }
                 7..=11 => {
-                    let Some(handle) = live.iter().nth(random.below(live.len().max(1) as u64) as usize).copied() else { continue };
+                    let Some(handle) =
+                        live.iter().nth(random.below(live.len().max(1) as u64) as usize).copied()
+                    else {
+                        continue;
+                    };
                     live.remove(&handle);
                     turn.push_str(&format!("[1 <R {handle}>]"));
                 }
@@ -137,7 +153,11 @@ fn history(address: SocketAddr, me: u64, seed: u64, barrier: &AtomicUsize, steps
                         0 => format!("#:[1 1 <rewrite <bind <_>> <rec echo [<ref 0>]>>]"),
                         _ => format!("#:[0 {observer}]"),
                     };
-                    let p = if reference.contains("echo") { record_pattern("b", 1) } else { pattern(&mut random) };
+                    let p = if reference.contains("echo") {
+                        record_pattern("b", 1)
+                    } else {
+                        pattern(&mut random)
+                    };
                     turn.push_str(&format!("[1 <A <Observe {p} {reference}> {next}>]"));
                 }
                 18 => {
@@ -157,7 +177,9 @@ fn history(address: SocketAddr, me: u64, seed: u64, barrier: &AtomicUsize, steps
             }
         }
         push(&mut client, &mut told, &who, &format!("[{turn}]"));
-        if step % 64 == 0 { reads = random.below(4) > 0; }
+        if step % 64 == 0 {
+            reads = random.below(4) > 0;
+        }
         if reads || step % 50 == 0 {
             take_all(&mut client, &mut told, &who, Duration::ZERO);
         }
@@ -188,7 +210,12 @@ fn history(address: SocketAddr, me: u64, seed: u64, barrier: &AtomicUsize, steps
             push(client, told, &who, "");
         }
     };
-    push(&mut client, &mut told, &who, &format!("[[1 <A <Observe {} #:[0 200]> 900000>]]", record_pattern("a", 2)));
+    push(
+        &mut client,
+        &mut told,
+        &who,
+        &format!("[[1 <A <Observe {} #:[0 200]> 900000>]]", record_pattern("a", 2)),
+    );
     drain(&mut client, &mut told, 300);
     meet(&mut client, &mut told);
     for n in 0..6 {
@@ -200,12 +227,23 @@ fn history(address: SocketAddr, me: u64, seed: u64, barrier: &AtomicUsize, steps
     late.send(&format!("[[1 <A <Observe {} #:[0 200]> 900000>]]", record_pattern("a", 2)));
     let mut late_told = Told::default();
     late_told.take("late", &late.sync());
-    let set = |t: &Told| t.live.iter().filter(|((oid, _), v)| *oid == 200 && v.starts_with('[')).map(|(_, v)| v.clone()).collect::<BTreeSet<_>>();
+    let set = |t: &Told| {
+        t.live
+            .iter()
+            .filter(|((oid, _), v)| *oid == 200 && v.starts_with('['))
+            .map(|(_, v)| v.clone())
+            .collect::<BTreeSet<_>>()
+    };
     assert_eq!(set(&told), set(&late_told), "{who}");
     meet(&mut client, &mut told);
     match random.below(3) {
-        0 => { client.finish(); let _ = client.rest(); }
-        1 => { client.send_anyway(&[0xb5, 0xb5, 0xff, 0x00]); }
+        0 => {
+            client.finish();
+            let _ = client.rest();
+        }
+        1 => {
+            client.send_anyway(&[0xb5, 0xb5, 0xff, 0x00]);
+        }
         _ => {}
     }
 }
@@ -213,7 +251,9 @@ fn history(address: SocketAddr, me: u64, seed: u64, barrier: &AtomicUsize, steps
 fn settled(server: &Server) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(15) {
-        if server.connections() == 0 && server.total_debt() == 0 && server.index_counts() == (0, 0, 0) { break; }
+        if server.connections() == 0 && server.total_debt() == 0 && server.index_counts() == (0, 0, 0) {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!((server.connections(), server.total_debt(), server.index_counts()), (0, 0, (0, 0, 0)));
@@ -224,7 +264,8 @@ fn settled(server: &Server) {
 fn random_histories() {
     let seconds: u64 = std::env::var("SECONDS").map_or(20, |v| v.parse().unwrap());
     let mut random = Random::new("random_histories");
-    let (server, address) = start(Config { workers: 2, debt_max: 64 << 10, outbox_max: 8 << 20, ..Config::default() });
+    let (server, address) =
+        start(Config { workers: 2, debt_max: 64 << 10, outbox_max: 8 << 20, ..Config::default() });
     let start = Instant::now();
     let mut round = 0;
     while start.elapsed() < Duration::from_secs(seconds) {
@@ -236,8 +277,13 @@ fn random_histories() {
             for me in 0..8 {
                 let barrier = &barrier;
                 s.spawn(move || {
-                    let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history(address, me, seed, barrier, 400)));
-                    if r.is_err() { eprintln!("FAILED in round with seed {seed}"); std::process::exit(1); }
+                    let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        history(address, me, seed, barrier, 400)
+                    }));
+                    if r.is_err() {
+                        eprintln!("FAILED in round with seed {seed}");
+                        std::process::exit(1);
+                    }
                 });
             }
         });

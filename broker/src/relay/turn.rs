@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use staunch_flowctl::Loan;
 use staunch_index::pattern::Pattern;
-use staunch_index::{Action, Prepared, Stored, looks_like_observe};
+use staunch_index::{Action, Overdrawn, Prepared, Stored, looks_like_observe};
 use staunch_protocols::wire::{Int, Scanner, View, tag};
 
 use super::SyncReply;
@@ -18,7 +18,7 @@ use super::weigh::{FRAME_BYTES, Kind, Weight};
 use crate::Local;
 use crate::cap::{self, Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Router, Target};
-use crate::principals::SkeletonShare;
+use crate::principals::{CapturesPayer, SkeletonShare};
 use crate::stage::{Commit, EVENT_COST};
 
 /// A value in stored form, on its own.
@@ -161,10 +161,12 @@ impl Session {
                 if subscribes.prepared.is_none() {
                     subscribes.prepared = Some(self.reserve(dataspace, subscribes)?);
                 }
-                if let Some(prepared) = &subscribes.prepared
-                    && !dataspace.index.advance(prepared, BUDGET, &mut local.scratch)
-                {
-                    return Ok(false);
+                if let Some(prepared) = &subscribes.prepared {
+                    let is_ready = dataspace.index.advance(prepared, BUDGET, &mut local.scratch);
+                    let max = || self.broker().limits().principal_captures;
+                    if !is_ready.map_err(|Overdrawn| Failure::TooManyCaptures(max()))? {
+                        return Ok(false);
+                    }
                 }
             }
             decoded.prepared += 1;
@@ -181,7 +183,8 @@ impl Session {
         let skeletons_max = self.broker().limits().principal_skeletons;
         let admit = || SkeletonShare::take(self.holdings(), skeletons_max);
         let domain = Target::of(&subscribes.observer, self.id()).handle_domain();
-        let prepared = dataspace.index.prepare(&subscribes.pattern, domain, admit);
+        let payer = CapturesPayer::new(self.holdings(), self.id());
+        let prepared = dataspace.index.prepare(&subscribes.pattern, domain, payer, admit);
         prepared.map_err(Failure::TooManySkeletons)
     }
 
@@ -286,7 +289,7 @@ impl Session {
         let Local { stage, scratch, .. } = local;
         let mut sink = Commit { stage, broker: self.broker(), caps: &caps };
         if exclusive {
-            dataspace.index.write().commit(&mut actions, &mut placed, scratch, &mut sink);
+            dataspace.index.write().commit(Some(self.id()), &mut actions, &mut placed, scratch, &mut sink);
         } else {
             dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
         }
@@ -470,7 +473,13 @@ impl Session {
             let mut sink = Commit { stage, broker: self.broker(), caps: &Caps::new() };
             let mut placed = Vec::new();
             if exclusive {
-                dataspace.index.write().commit(&mut actions, &mut placed, scratch, &mut sink);
+                dataspace.index.write().commit(
+                    Some(self.id()),
+                    &mut actions,
+                    &mut placed,
+                    scratch,
+                    &mut sink,
+                );
             } else {
                 dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
             }

@@ -10,7 +10,8 @@ use crate::Broker;
 use crate::cap::{Caps, Entity};
 use crate::dataspace::{LocalEvent, LocalReplay, Router, Target};
 use crate::outbox::{PendingReplay, Segment};
-use crate::relay::Remote;
+use crate::principals::CapturesPayer;
+use crate::relay::{Failure, Remote};
 
 /// See the module's head.
 pub(crate) struct Commit<'s> {
@@ -84,6 +85,13 @@ impl Sink<Router> for Commit<'_> {
             },
         };
         self.stage.remote_replay(&remote, PendingReplay { replay, to: to.clone(), account });
+    }
+
+    fn overdrawn(&mut self, payer: &CapturesPayer) {
+        // A session may well have many observations that see the same.
+        if self.stage.ends.last().is_none_or(|(session, _)| *session != payer.session) {
+            self.stage.ends.push((payer.session, Failure::TooManyCaptures(payer.captures_max())));
+        }
     }
 
     fn publish(&mut self) {
