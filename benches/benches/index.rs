@@ -109,7 +109,7 @@ fn late_observer(criterion: &mut Criterion) {
     let mut come_and_go = |n: i64| {
         let observe = routing::observe(&index, &part(n), n as u64 + 10, &mut scratch);
         let mut retract = [staunch_index::Action::Retract(observe)];
-        index.write().commit(&mut retract, &mut Vec::new(), &mut scratch, &mut stage);
+        index.write().commit(None, &mut retract, &mut Vec::new(), &mut scratch, &mut stage);
     };
     group.bench_function("skeleton_unknown", |b| b.iter(|| come_and_go(COUNT / 2)));
     let keeps = routing::observe(&index, &part(COUNT / 3), 1, &mut Scratch::default());

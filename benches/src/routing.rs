@@ -15,6 +15,7 @@ impl Domain for Plug {
     type Endpoint = To;
     type Extra = ();
     type Owner = ();
+    type Payer = ();
 }
 
 /// An observer's number; each is a session of its own.
@@ -68,6 +69,7 @@ impl Sink<Plug> for Stage {
         self.end_event();
     }
     fn replay(&mut self, _: &To, _: Replay<Plug>) {}
+    fn overdrawn(&mut self, _: &()) {}
     fn publish(&mut self) {}
 }
 
@@ -167,11 +169,11 @@ pub fn observe(index: &Index<Plug>, part: &Part, number: u64, scratch: &mut Scra
     let scanner = scanned(&bytes);
     let value = scanner.view(&bytes);
     let (pattern, _) = Pattern::of_observe(value).expect("a pattern");
-    let prepared = index.prepare::<()>(&pattern, number, || Ok(())).expect("admitted");
-    while !index.advance(&prepared, 4096, scratch) {}
+    let prepared = index.prepare::<()>(&pattern, number, (), || Ok(())).expect("admitted");
+    while !index.advance(&prepared, 4096, scratch).expect("nobody counts") {}
     let assert = Action::Assert { value, extra: None, observe: Some((prepared, To(number))) };
     let mut placed = Vec::new();
-    index.write().commit(&mut [assert], &mut placed, scratch, &mut Stage::default());
+    index.write().commit(None, &mut [assert], &mut placed, scratch, &mut Stage::default());
     placed.pop().expect("stored")
 }
 

@@ -14,7 +14,7 @@ pub(crate) use inbox::{Delivery, Inbox, LocalEvent, LocalReplay};
 
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
-use crate::principals::SkeletonShare;
+use crate::principals::{CapturesPayer, SkeletonShare};
 use crate::relay::Remote;
 
 /// What the broker plugs into the index.
@@ -24,6 +24,7 @@ impl Domain for Router {
     type Endpoint = Target;
     type Extra = Caps;
     type Owner = SkeletonShare;
+    type Payer = CapturesPayer;
 }
 
 /// Where an observer's events go.

@@ -165,10 +165,12 @@ impl Broker {
         limits: Limits,
         places: Places,
     ) -> io::Result<Arc<Broker>> {
+        let principals = Principals::default();
+        principals.set_captures_max(limits.principal_captures);
         Ok(Arc::new(Broker {
             scheduler: OnceLock::new(),
             ledger: Ledger::new(principal),
-            principals: Principals::default(),
+            principals,
             sessions: DashMap::new(),
             handles: Arc::new(AtomicU64::new(1)),
             numbers: Numbers::default(),
@@ -199,6 +201,12 @@ impl Broker {
         self.limits.read().clone()
     }
 
+    /// Has other limits hold from now on.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.principals.set_captures_max(limits.principal_captures);
+        *self.limits.write() = Arc::new(limits);
+    }
+
     /// A handle that no assertion has had.
     pub(crate) fn next_handle(&self) -> u64 {
         // Relaxed: only uniqueness matters.
@@ -209,7 +217,7 @@ impl Broker {
     pub(crate) fn end_session(&self, id: u64, failure: Failure) {
         match self.sessions.get(&id) {
             Some(session) => session.end_soon(failure),
-            None => tracing::warn!(%failure, "dropped an event; whoever set that up has gone"),
+            None => tracing::warn!(%failure, "whoever is to end for this has gone"),
         }
     }
 

@@ -32,6 +32,13 @@ pub struct Limits {
     /// Kinds of pattern (skeletons: shapes with the positions of constants) that exist because of one principal. Each
     /// that is like a value costs some 45 ns for each such value that anybody asserts or sends.
     pub principal_skeletons: u64,
+    /// Captures lists that the broker keeps for one principal's observations, over all of its patterns, counted in steps:
+    /// for each pattern what it captures, some 35 bytes each, and once more for each further observation of the same
+    /// pattern by one connection. Observers of one pattern share its lists, and one of their principals pays for them. Four
+    /// assertions that a kind of pattern is like count as a list, and so do 32 bytes of lists that are no longer in any
+    /// assertion, or lie in one that is more than four times as long. As it grows by what others assert, the observers
+    /// for whom it is too much end.
+    pub principal_captures: u64,
 }
 
 /// What a connection or a principal may have.
@@ -57,6 +64,7 @@ impl Default for Limits {
             connection: Quota { assertions: 10_000_000, observations: 200_000, references: 200_000 },
             principal: Quota { assertions: 20_000_000, observations: 1_000_000, references: 1_000_000 },
             principal_skeletons: 20_000,
+            principal_captures: 20_000_000,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use dashmap::DashMap;
+use staunch_index::Payer;
 
 use crate::limits::{Meter, Taken};
 
@@ -16,6 +17,10 @@ pub(crate) struct Holdings {
     pub(crate) references: Taken,
     /// Skeletons that exist because of it. Relaxed throughout: a bound, nothing is published by it.
     skeletons: AtomicU64,
+    /// Captures lists kept for its observations, and how many there may be: for all principals the same. Relaxed
+    /// throughout, as above.
+    captures: AtomicU64,
+    captures_max: Arc<AtomicU64>,
     /// Where it is listed.
     listed: Option<(Box<str>, Weak<Map>)>,
 }
@@ -37,6 +42,7 @@ impl Drop for Holdings {
 #[derive(Default)]
 pub(crate) struct Principals {
     map: Arc<Map>,
+    captures_max: Arc<AtomicU64>,
     pub(crate) arrivals: Arrivals,
 }
 
@@ -67,6 +73,11 @@ impl Arrivals {
 }
 
 impl Principals {
+    /// How many captures lists may be kept for one principal's observations.
+    pub(crate) fn set_captures_max(&self, max: u64) {
+        self.captures_max.store(max, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self, name: &str) -> Arc<Holdings> {
         let mut entry = self.map.entry(name.into()).or_default();
         if let Some(known) = entry.upgrade() {
@@ -74,6 +85,7 @@ impl Principals {
         }
         let listed = Some((Box::from(name), Arc::downgrade(&self.map)));
         let mut holdings = Holdings::default();
+        holdings.captures_max = self.captures_max.clone();
         holdings.listed = listed;
         let new = Arc::new(holdings);
         *entry = Arc::downgrade(&new);
@@ -103,6 +115,47 @@ impl SkeletonShare {
 impl Drop for SkeletonShare {
     fn drop(&mut self) {
         self.0.skeletons.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Pays for what a session's observation makes an index keep.
+#[derive(Clone)]
+pub(crate) struct CapturesPayer {
+    holdings: Arc<Holdings>,
+    /// The session that asked for it.
+    pub(crate) session: u64,
+}
+
+impl CapturesPayer {
+    pub(crate) fn new(holdings: &Arc<Holdings>, session: u64) -> CapturesPayer {
+        CapturesPayer { holdings: holdings.clone(), session }
+    }
+
+    /// How many lists it may have.
+    pub(crate) fn captures_max(&self) -> u64 {
+        self.holdings.captures_max.load(Ordering::Relaxed)
+    }
+}
+
+impl Payer for CapturesPayer {
+    fn number(&self) -> u64 {
+        Arc::as_ptr(&self.holdings).addr() as u64
+    }
+
+    fn holder(&self) -> u64 {
+        self.session
+    }
+
+    fn take(&self, lists: u64) {
+        self.holdings.captures.fetch_add(lists, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, lists: u64) {
+        self.holdings.captures.fetch_sub(lists, Ordering::Relaxed);
+    }
+
+    fn is_overdrawn(&self) -> bool {
+        self.holdings.captures.load(Ordering::Relaxed) > self.captures_max()
     }
 }
 

@@ -251,7 +251,7 @@ impl Server {
 
     /// Has other limits hold from now on.
     pub fn set_limits(&self, limits: PeerLimits) {
-        *self.broker.limits.write() = Arc::new(limits);
+        self.broker.set_limits(limits);
     }
 
     /// Who owes what: live connections, and ended ones that still owe something.

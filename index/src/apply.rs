@@ -10,7 +10,7 @@ use crate::bag::{Bag, Change};
 use crate::commit::{Action, Index, SHARDS, Scratch};
 use crate::key::key_of;
 use crate::store::{Members, Shard};
-use crate::trie::{Entry, Group, Trie, Walk};
+use crate::trie::{Entry, Group, Place, Trie, Walk};
 use crate::value::{Domain, Rescan, Stored};
 use crate::{Captures, Sink};
 
@@ -46,6 +46,26 @@ struct Op<'t, 'v, D: Domain> {
 }
 
 type Ops<'t, 'v, D> = SmallVec<[Op<'t, 'v, D>; 4]>;
+
+/// What routing finds.
+struct Found<'t, 'v, D: Domain> {
+    ops: Ops<'t, 'v, D>,
+    /// Skeletons whose members have become more than their payer may have.
+    overdrawn: Vec<&'t Place<D>>,
+}
+
+impl<D: Domain> Default for Found<'_, '_, D> {
+    fn default() -> Self {
+        Found { ops: Ops::new(), overdrawn: Vec::new() }
+    }
+}
+
+impl<D: Domain> Found<'_, '_, D> {
+    #[inline]
+    fn tell_overdrawn(&self, sink: &mut impl Sink<D>) {
+        self.overdrawn.iter().for_each(|place| place.purse.tell_overdrawn(place.observers(), sink));
+    }
+}
 
 type Shards<'i, D> = SmallVec<[(u32, MutexGuard<'i, Shard<D>>); 2]>;
 
@@ -136,17 +156,17 @@ impl<D: Domain> Index<D> {
         }
         let mut shards = self.lock_shards(actions, &hashes, bags, sink);
         let effects = change_store(actions, &hashes, &mut shards, placed);
-        let mut ops = Ops::new();
+        let mut found = Found::default();
         let mut overflow: Option<Vec<&Arc<Group<D>>>> = None;
         for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
             let shard = position(&shards, effect.shard).ok().map(|at| &mut *shards[at].1);
-            self.route(trie, (i as u32, action), effect, shard, scratch, &mut ops);
-            if ops.len() > OPS_MAX {
+            self.route(trie, (i as u32, action), effect, shard, scratch, &mut found);
+            if found.ops.len() > OPS_MAX {
                 let groups = overflow.get_or_insert_default();
-                groups.extend(changed(&ops));
+                groups.extend(changed(&found.ops));
                 groups.sort_unstable_by_key(|group| group.id);
                 groups.dedup_by_key(|group| group.id);
-                ops.clear();
+                found.ops.clear();
             }
         }
         let stored = |action: u32| match &actions[action as usize] {
@@ -154,23 +174,24 @@ impl<D: Domain> Index<D> {
             _ => placed.get(effects[action as usize].placed as usize),
         };
         match &mut overflow {
-            None => bags.lock(changed(&ops), sink),
+            None => bags.lock(changed(&found.ops), sink),
             Some(groups) => {
-                groups.extend(changed(&ops));
+                groups.extend(changed(&found.ops));
                 bags.lock(groups.iter().copied(), sink);
-                ops.clear();
+                found.ops.clear();
             }
         }
-        for op in &ops {
+        found.tell_overdrawn(sink);
+        for op in &found.ops {
             let effect = &effects[op.action as usize];
             self.tell(op, effect, stored(op.action), bags, &mut scratch.rescan_bag, sink);
         }
         if overflow.is_some() {
             // They were too many to be kept: found again, and told one by one.
             for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
-                let mut ops = Ops::new();
-                self.route(trie, (i as u32, action), effect, None, scratch, &mut ops);
-                for op in &ops {
+                let mut found = Found::default();
+                self.route(trie, (i as u32, action), effect, None, scratch, &mut found);
+                for op in &found.ops {
                     self.tell(op, effect, stored(op.action), bags, &mut scratch.rescan_bag, sink);
                 }
             }
@@ -195,14 +216,15 @@ impl<D: Domain> Index<D> {
         if effect.kind == Kind::Nothing {
             return false;
         }
-        let mut ops = Ops::new();
-        self.route(trie, (0, &*action), &effect, Some(&mut shard), scratch, &mut ops);
-        bags.lock(changed(&ops), sink);
+        let mut found = Found::default();
+        self.route(trie, (0, &*action), &effect, Some(&mut shard), scratch, &mut found);
+        bags.lock(changed(&found.ops), sink);
+        found.tell_overdrawn(sink);
         let stored = match &*action {
             Action::Retract(stored) => Some(stored),
             _ => placed.last(),
         };
-        for op in &ops {
+        for op in &found.ops {
             self.tell(op, &effect, stored, bags, &mut scratch.rescan_bag, sink);
         }
         bags.is_told = !bags.held.is_empty();
@@ -226,10 +248,10 @@ impl<D: Domain> Index<D> {
         effect: &Effect,
         shard: Option<&mut Shard<D>>,
         scratch: &mut Scratch,
-        ops: &mut Ops<'t, 'v, D>,
+        found: &mut Found<'t, 'v, D>,
     ) {
         let Scratch { walk, key, rescan, .. } = scratch;
-        let mut route = Route { index: self, trie, walk, key, effect, action: number, ops };
+        let mut route = Route { index: self, trie, walk, key, effect, action: number, found };
         match action {
             _ if effect.kind == Kind::Nothing => {}
             Action::Assert { value, .. } => route.walk(*value, value.all_bytes(), shard),
@@ -293,6 +315,10 @@ impl<D: Domain> Index<D> {
             let change = bag.add(&reading, &op.captures, op.hash, stored, rescan, || self.next_handle());
             if let Change::Edge { handle, .. } = change {
                 observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
+                let purse = &op.entry.group.purse;
+                if !bag.pay(purse) {
+                    purse.tell_overdrawn(observers.iter(), sink);
+                }
             }
         } else if let Change::Edge { slot, handle } =
             bag.remove(&reading, &op.captures, op.hash, stored, rescan)
@@ -300,6 +326,7 @@ impl<D: Domain> Index<D> {
             for o in observers.iter().filter(|o| bag.was_told(o.id, slot, handle)) {
                 sink.retract(&o.endpoint, handle, &op.captures, stored);
             }
+            bag.pay_less(&op.entry.group.purse);
         }
     }
 }
@@ -370,14 +397,14 @@ struct Route<'r, 't, 'v, D: Domain> {
     key: &'r mut Vec<u8>,
     effect: &'r Effect,
     action: u32,
-    ops: &'r mut Ops<'t, 'v, D>,
+    found: &'r mut Found<'t, 'v, D>,
 }
 
 impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
     /// Notes which groups `value` (within `bytes`) concerns, and enters it with or removes it from the members
     /// of each skeleton.
     fn walk(&mut self, value: View<'_>, bytes: &'v [u8], mut shard: Option<&mut Shard<D>>) {
-        let Route { index, effect, action, ops, key, .. } = self;
+        let Route { index, effect, action, found: Found { ops, overdrawn }, key, .. } = self;
         let is_message = effect.kind == Kind::Message;
         self.trie.walk(value, self.walk, |place, registers, finder| {
             let skeleton = &place.skeleton;
@@ -387,9 +414,14 @@ impl<'t, 'v, D: Domain> Route<'_, 't, 'v, D> {
                 let key_hash = index.hash(constants);
                 if effect.kind == Kind::Add {
                     let new = || Members::new(!skeleton.constants.is_empty());
-                    members.entry(skeleton.id).or_insert_with(new).insert(key_hash, effect.slot);
+                    let members = members.entry(skeleton.id).or_insert_with(new);
+                    members.insert(key_hash, effect.slot);
+                    if !members.pay(&place.purse) {
+                        overdrawn.push(place);
+                    }
                 } else if let Some(members) = members.get_mut(&skeleton.id) {
                     members.remove(key_hash, effect.slot);
+                    members.pay_less(&place.purse);
                 }
             }
             for entry in place.entries(constants) {

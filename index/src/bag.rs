@@ -16,12 +16,16 @@ use staunch_protocols::wire::tag;
 use crate::Captures;
 use crate::find::{registers, resolve};
 use crate::pattern::{Loc, Shape};
+use crate::purse::{Cover, Purse};
 use crate::slots::Slots;
 use crate::table::Table;
 use crate::value::{Domain, Rescan, Stored};
 
 /// A representative may be four times as long as the list and this much.
 const WASTE_BYTES: usize = 256;
+
+/// So many bytes of a list that no assertion holds for the bag weigh as one more list.
+const ALONE_BYTES: u64 = 32;
 
 /// One captures list. 24 bytes.
 struct Slot<D: Domain> {
@@ -55,6 +59,9 @@ pub(crate) struct Bag<D: Domain> {
     /// Slots by the hash of their lists.
     table: Table<u32>,
     slots: Slots<Slot<D>>,
+    /// Of representatives that are lists alone.
+    alone_bytes: u64,
+    cover: Cover,
     /// By observer.
     replays: HashMap<u64, Replay, RandomState>,
     /// While the bag is being filled from the store: shard and slot from where on assertions are not counted
@@ -67,6 +74,8 @@ impl<D: Domain> Default for Bag<D> {
         Bag {
             table: Table::default(),
             slots: Slots::default(),
+            alone_bytes: 0,
+            cover: Cover::default(),
             replays: HashMap::default(),
             filling: Some((0, 0)),
         }
@@ -112,6 +121,23 @@ impl<D: Domain> Bag<D> {
         self.slots.len()
     }
 
+    /// What it weighs, in captures lists.
+    fn weight(&self) -> u64 {
+        self.slots.len() as u64 + self.alone_bytes / ALONE_BYTES
+    }
+
+    /// Something has been added: has it paid for. Returns whether the payer may have so much.
+    #[inline]
+    pub(crate) fn pay(&mut self, purse: &Purse<D>) -> bool {
+        self.cover.grow(self.weight(), purse)
+    }
+
+    /// Something has been removed.
+    #[inline]
+    pub(crate) fn pay_less(&mut self, purse: &Purse<D>) {
+        self.cover.shrink(self.weight(), purse);
+    }
+
     /// Whether an assertion at this place in the store has been counted, or is to be counted as it comes.
     pub(crate) fn counts(&self, shard: u32, slot: u32) -> bool {
         self.filling.is_none_or(|cursor| (shard, slot) < cursor)
@@ -137,6 +163,9 @@ impl<D: Domain> Bag<D> {
         let list_bytes: usize = captures.iter().map(|c| c.len()).sum();
         let is_apt = from.bytes().len() <= 4 * list_bytes + WASTE_BYTES;
         let representative = if is_apt { from.clone() } else { list_alone(captures, hash, from) };
+        if !is_apt {
+            self.alone_bytes += representative.bytes().len() as u64;
+        }
         let slot = self.slots.insert(Slot { representative: Some(representative), handle, count: 1, hash });
         let slots = &self.slots;
         self.table.insert(hash, slot, |slot| hash_of(slots, slot));
@@ -158,11 +187,16 @@ impl<D: Domain> Bag<D> {
         if entry.count > 0 {
             // Others give the same list; the value that goes must not be kept for it.
             if entry.representative.as_ref().is_some_and(|r| r.is_same(from)) {
-                entry.representative = Some(list_alone(captures, hash, from));
+                let alone = list_alone(captures, hash, from);
+                self.alone_bytes += alone.bytes().len() as u64;
+                entry.representative = Some(alone);
             }
             return Change::None;
         }
         let handle = entry.handle;
+        if let Some(alone) = entry.representative.as_ref().filter(|r| r.is_captures()) {
+            self.alone_bytes -= alone.bytes().len() as u64;
+        }
         let slots = &self.slots;
         self.table.remove(hash, |s| *s == slot, |slot| hash_of(slots, slot));
         self.slots.remove(slot);

@@ -10,15 +10,16 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 use staunch_protocols::wire::sort_key;
 
-use crate::Captures;
 use crate::bag::{Bag, Reading};
 use crate::commit::{Index, SHARDS, Scratch};
 use crate::find::registers;
 use crate::key::key_of;
 use crate::pattern::{Loc, Pattern};
+use crate::purse;
 use crate::store::{Members, Shard};
 use crate::trie::Group;
 use crate::value::{Domain, Rescan, Stored};
+use crate::{Captures, Overdrawn};
 
 /// A new observer of a bag up to this size is told of it at once, in the total order of the captures; of a
 /// larger one piece by piece, in the order of the bag.
@@ -38,11 +39,13 @@ const STEP_BYTES: usize = 64 << 10;
 pub struct Prepared<D: Domain> {
     pub(crate) group: Arc<Group<D>>,
     pub(crate) domain: u64,
+    pub(crate) payer: D::Payer,
 }
 
 impl<D: Domain> Index<D> {
     /// Reserves a place for an observer with this pattern and handle domain. If the pattern's skeleton is new,
-    /// `admit` is asked who is charged for it, and may refuse. Takes the exclusive lock for a moment.
+    /// `admit` is asked who is charged for it, and may refuse. What is kept for the observation may be `payer`'s to pay.
+    /// Takes the exclusive lock for a moment.
     ///
     /// # Errors
     /// What `admit` refuses with.
@@ -50,18 +53,31 @@ impl<D: Domain> Index<D> {
         &self,
         pattern: &Pattern,
         domain: u64,
+        payer: D::Payer,
         admit: impl FnOnce() -> Result<D::Owner, R>,
     ) -> Result<Prepared<D>, R> {
-        let group = self.write().trie().reserve(pattern, domain, admit)?;
-        Ok(Prepared { group, domain })
+        let group = self.write().trie().reserve(pattern, domain, &payer, admit)?;
+        Ok(Prepared { group, domain, payer })
     }
 
     /// Works on what a place lacks: looks at about `budget` stored values. Returns whether it is ready. Holds no
     /// lock for longer than a hundred values or so.
-    pub fn advance(&self, prepared: &Prepared<D>, budget: usize, scratch: &mut Scratch) -> bool {
+    ///
+    /// # Errors
+    /// If what it came to is more than its payer may have: it is to be cancelled.
+    pub fn advance(
+        &self,
+        prepared: &Prepared<D>,
+        budget: usize,
+        scratch: &mut Scratch,
+    ) -> Result<bool, Overdrawn> {
         let mut budget = budget as i64;
-        self.enter_members(&prepared.group, &mut budget, scratch)
-            && self.fill(&prepared.group, &mut budget, scratch)
+        let Prepared { group, payer, .. } = prepared;
+        let is_ready =
+            self.enter_members(group, &mut budget, scratch) && self.fill(group, &mut budget, scratch);
+        // Not where it was charged: another's observation may have done that, or have this one pay for it since.
+        purse::check([&group.purse, &group.members_purse], payer)?;
+        Ok(is_ready)
     }
 
     fn enter_members(&self, group: &Group<D>, budget: &mut i64, scratch: &mut Scratch) -> bool {
@@ -90,7 +106,10 @@ impl<D: Domain> Index<D> {
                 let key = key_of(&skeleton.constants, value, &registers, finder, &mut scratch.key);
                 let Some(key) = key.map(|key| self.hash(key)) else { continue };
                 let new = || Members::new(!skeleton.constants.is_empty());
-                shard.members.entry(skeleton.id).or_insert_with(new).insert(key, at);
+                let members = shard.members.entry(skeleton.id).or_insert_with(new);
+                members.insert(key, at);
+                // advance() looks whether it may be so much.
+                members.pay(&group.members_purse);
             }
             *budget -= i64::from(stop - slot) + 1;
             *building = next_place(number, stop, shard.end());
@@ -167,6 +186,8 @@ impl<D: Domain> Index<D> {
         if group.plan.read(value, stored.bytes(), &registers, finder, &mut captures) {
             let hash = self.hash_captures(&captures);
             bag.add(&group.reading(), &captures, hash, stored, rescan_bag, || self.next_handle());
+            // advance() looks whether it may be so much.
+            bag.pay(&group.purse);
         }
     }
 }

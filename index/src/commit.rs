@@ -13,10 +13,11 @@ use staunch_protocols::wire::View;
 use crate::apply::Bags;
 use crate::build::{Prepared, SORTED_MAX};
 use crate::key::key_of;
+use crate::purse::{Holders, Purse};
 use crate::roster::{Observer, Observers};
 use crate::store::{Members, Shard};
 use crate::trie::{Trie, Walk};
-use crate::value::{Domain, Endpoint, Rescan, Stored};
+use crate::value::{Domain, Endpoint, Payer, Rescan, Stored};
 use crate::{Captures, Sink};
 
 /// Shards of the store. A power of two.
@@ -75,6 +76,8 @@ pub struct Usage {
     pub nodes: usize,
     /// Groups of observers that share a bag.
     pub groups: usize,
+    /// Captures lists in their bags.
+    pub lists: usize,
     /// Sets of assertions by skeleton, over all shards.
     pub member_sets: usize,
     /// Assertions in them.
@@ -94,6 +97,8 @@ struct Subscription<D: Domain> {
     observer: u64,
     /// Its handle domain.
     domain: u64,
+    /// Who has placed the Observe.
+    holders: Holders<D::Payer>,
 }
 
 /// Shared access: ordinary turns.
@@ -162,7 +167,7 @@ impl<D: Domain> Index<D> {
         self.read().state.trie.skeletons()
     }
 
-    /// What it holds. Takes each shard's lock in turn.
+    /// What it holds. Takes each shard's and each bag's lock in turn.
     pub fn usage(&self) -> Usage {
         let state = self.read().state;
         let mut usage = Usage { observers: state.subscriptions.len(), ..state.trie.usage() };
@@ -308,9 +313,11 @@ impl<D: Domain> Run<'_, D> {
 }
 
 impl<D: Domain> Writer<'_, D> {
-    /// The same for any turn.
+    /// The same for any turn. `holder` is whose turn it is ([`Payer::holder`]): an observation is paid for by one of
+    /// those who have asserted it and have not retracted it.
     pub fn commit(
         &mut self,
+        holder: Option<u64>,
         actions: &mut [Action<'_, D>],
         placed: &mut Vec<Stored<D>>,
         scratch: &mut Scratch,
@@ -341,11 +348,13 @@ impl<D: Domain> Writer<'_, D> {
                     Some(stored) if !self.state.subscriptions.contains_key(&stored.address()) => {
                         self.subscribe(stored.address(), prepared, endpoint, scratch, sink)
                     }
-                    _ => self.cancel(prepared),
+                    Some(stored) => self.hold(stored.address(), prepared),
+                    None => self.cancel(prepared),
                 },
                 (Action::Retract(stored), None) if is_edge => {
                     self.unsubscribe(stored.address(), scratch, sink)
                 }
+                (Action::Retract(stored), None) => self.let_hold(stored.address(), holder),
                 _ => {}
             }
         }
@@ -354,8 +363,9 @@ impl<D: Domain> Writer<'_, D> {
 
     /// Gives up a place that was prepared and not used.
     pub fn cancel(&mut self, prepared: Prepared<D>) {
-        let (_, gone) = self.state.trie.leave(&prepared.group, None, prepared.domain);
-        self.forget_members(gone);
+        let Prepared { group, domain, payer } = &prepared;
+        let (_, gone) = self.state.trie.leave(group, None, (*domain, payer));
+        self.forget_members(gone, &group.members_purse);
         self.ended.push(Ended::Group(prepared.group));
     }
 
@@ -373,8 +383,10 @@ impl<D: Domain> Writer<'_, D> {
     ) {
         let observer = self.state.next_observer;
         self.state.next_observer += 1;
-        let group = prepared.group;
-        let subscription = Subscription { group: group.clone(), observer, domain: prepared.domain };
+        let Prepared { group, domain, payer } = prepared;
+        let mut holders = Holders::new(payer.holder(), payer.clone());
+        holders.join(payer.holder(), &payer);
+        let subscription = Subscription { group: group.clone(), observer, domain, holders };
         self.state.subscriptions.insert(address, subscription);
         let mut bag = group.bag.lock();
         debug_assert!(bag.filling.is_none(), "the caller advances what it prepared to the end");
@@ -388,15 +400,32 @@ impl<D: Domain> Writer<'_, D> {
             drop(bag);
             sink.replay(&endpoint, crate::Replay { group: group.clone(), observer });
         }
-        self.state.trie.join(&group, Observer { id: observer, endpoint });
+        self.state.trie.join(&group, Observer { id: observer, endpoint, payer });
+    }
+
+    /// Somebody asserts an observation that is there.
+    fn hold(&mut self, address: usize, prepared: Prepared<D>) {
+        if let Some(subscription) = self.state.subscriptions.get_mut(&address) {
+            subscription.holders.join(prepared.payer.holder(), &prepared.payer);
+        }
+        self.cancel(prepared);
+    }
+
+    /// Somebody retracts an observation that others assert.
+    fn let_hold(&mut self, address: usize, holder: Option<u64>) {
+        let Some(holder) = holder else { return };
+        let State { trie, subscriptions, .. } = &mut *self.state;
+        let Some(subscription) = subscriptions.get_mut(&address) else { return };
+        let Some(before) = subscription.holders.leave(holder) else { return };
+        let Subscription { group, observer, domain, holders } = subscription;
+        trie.repay(group, (*observer, *domain), &before, holders.answering());
     }
 
     fn unsubscribe(&mut self, address: usize, scratch: &mut Scratch, sink: &mut impl Sink<D>) {
-        let Some(Subscription { group, observer, domain }) = self.state.subscriptions.remove(&address) else {
-            return;
-        };
-        let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), domain);
-        self.forget_members(skeleton);
+        let Some(subscription) = self.state.subscriptions.remove(&address) else { return };
+        let Subscription { group, observer, domain, holders } = subscription;
+        let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), (domain, holders.answering()));
+        self.forget_members(skeleton, &group.members_purse);
         let Some(gone) = gone else { return };
         let mut bag = group.bag.lock();
         if !gone.endpoint.is_gone() {
@@ -413,10 +442,12 @@ impl<D: Domain> Writer<'_, D> {
         self.ended.push(Ended::Group(group));
     }
 
-    fn forget_members(&mut self, skeleton: Option<u32>) {
+    fn forget_members(&mut self, skeleton: Option<u32>, purse: &Purse<D>) {
         let Some(id) = skeleton else { return };
         for shard in &self.index.shards {
-            self.ended.extend(shard.lock().members.remove(&id).map(Ended::Members));
+            let Some(mut members) = shard.lock().members.remove(&id) else { continue };
+            members.release(purse);
+            self.ended.push(Ended::Members(members));
         }
     }
 }

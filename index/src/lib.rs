@@ -8,7 +8,7 @@
 //!   values; `key`: their constants.
 //! - `trie`: skeletons by shape; `edge`: its edges; `roster`: the observers at each skeleton.
 //! - `store`: the assertions, in shards.
-//! - `bag`: which captures lists a group of observers has been told of.
+//! - `bag`: which captures lists a group of observers has been told of; `purse`: who pays for them.
 //! - `table`, `slots`: containers that never move much at once.
 //! - `commit`: turns, which lock what they touch and take effect whole.
 //!
@@ -19,14 +19,15 @@
 //! are, in one session or in many. No step under a lock grows with what is stored, but for two: telling an observer
 //! that unsubscribes (and has not gone) of the end of all it holds, and turns that are large themselves.
 //!
-//! An assertion of n bytes that one group of observers sees weighs n and about 90 bytes.
+//! An assertion of n bytes that one group of observers sees weighs n and about 90 bytes. What it weighs more for each
+//! further group and skeleton is paid for by a [`Payer`]: one of those who observe so.
 //!
 //! # Locks, in the order in which they are taken
 //! 1. the trie (shared by ordinary turns, exclusive to turns that subscribe or unsubscribe);
 //! 2. the store's shards that the turn touches, ascending;
 //! 3. the bags of the groups it changes, by ascending id. A bag belongs to a pattern, not to a shard, so equal
 //!    captures of values in different shards meet in one place;
-//! 4. whatever [`Sink::publish`] takes: it is called while 1 to 3 are held, so what observers are sent is in the
+//! 4. a purse, for counting alone; or whatever [`Sink::publish`] takes: it is called while 1 to 3 are held, so what observers are sent is in the
 //!    order of the changes.
 //!
 //! A turn of messages alone takes only the first, shared: senders route in parallel.
@@ -41,6 +42,7 @@ mod find;
 mod key;
 pub mod pattern;
 mod plan;
+mod purse;
 mod roster;
 mod slots;
 mod store;
@@ -54,7 +56,7 @@ pub use build::Prepared;
 pub use commit::{Action, Reader, Run, Scratch, Usage, Writer};
 pub use roster::Observers;
 pub use trie::Group;
-pub use value::{Domain, Endpoint, Stored, looks_like_observe};
+pub use value::{Domain, Endpoint, Payer, Stored, looks_like_observe};
 
 /// What an observer sees of a value: the parts it captures, in order, each canonical bytes.
 pub type Captures<'a> = SmallVec<[&'a [u8]; 4]>;
@@ -71,9 +73,16 @@ pub trait Sink<D: Domain> {
     fn retract(&mut self, to: &D::Endpoint, handle: u64, captures: &Captures<'_>, from: &Stored<D>);
     /// Much is there already: to be pulled by [`Index::pull`], before anything that comes after this call.
     fn replay(&mut self, to: &D::Endpoint, replay: Replay<D>);
+    /// An observation of this payer's makes the index keep more than the payer may have it keep. It goes on, and this is
+    /// said again as more comes: it is for the caller to end it, once it holds no lock.
+    fn overdrawn(&mut self, payer: &D::Payer);
     /// The turn is complete.
     fn publish(&mut self);
 }
+
+/// An observation would make the index keep more than its payer may have it keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overdrawn;
 
 /// What an observer has yet to be told of the state that it found. 16 bytes; the state itself stays in the
 /// store.

@@ -11,6 +11,7 @@ use crate::value::{Domain, Endpoint};
 pub(crate) struct Observer<D: Domain> {
     pub(crate) id: u64,
     pub(crate) endpoint: D::Endpoint,
+    pub(crate) payer: D::Payer,
 }
 
 /// Observers that get the same of a message.
@@ -116,6 +117,14 @@ impl<D: Domain> Roster<D> {
         self.cancel(domain);
         self.observers.push(observer);
         self.note(domain, At::Observer(self.observers.len() as u32 - 1));
+    }
+
+    /// Has another pay for an observer.
+    pub(crate) fn repay(&mut self, domain: u64, id: u64, payer: &D::Payer) {
+        let Some(At::Observer(at)) = self.find(domain) else { return };
+        if let Some(observer) = self.observers.get_mut(at as usize).filter(|o| o.id == id) {
+            observer.payer = payer.clone();
+        }
     }
 
     /// Gives a reservation up.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
 
+use crate::purse::{Cover, MEMBERS_PER_LIST, Purse};
 use crate::table::Table;
 use crate::value::{Domain, Stored};
 
@@ -30,36 +31,41 @@ impl Default for SlotSet {
 }
 
 impl SlotSet {
-    fn insert(&mut self, slot: u32) {
+    /// Returns whether it was not in.
+    fn insert(&mut self, slot: u32) -> bool {
         match self {
             SlotSet::Few(list) => {
-                if let Err(at) = list.binary_search(&slot) {
-                    list.insert(at, slot);
-                }
+                let Err(at) = list.binary_search(&slot) else { return false };
+                list.insert(at, slot);
                 if list.len() > FEW_MAX {
                     let list = std::mem::take(list);
                     *self = SlotSet::Many { words: BTreeMap::new(), count: 0 };
-                    list.into_iter().for_each(|slot| self.insert(slot));
+                    list.into_iter().for_each(|slot| _ = self.insert(slot));
                 }
+                true
             }
             SlotSet::Many { words, count } => {
                 let word = words.entry(slot / 64).or_default();
-                *count += u32::from(*word >> (slot % 64) & 1 == 0);
+                let is_new = *word >> (slot % 64) & 1 == 0;
+                *count += u32::from(is_new);
                 *word |= 1 << (slot % 64);
+                is_new
             }
         }
     }
 
-    fn remove(&mut self, slot: u32) {
+    /// Returns whether it was in.
+    fn remove(&mut self, slot: u32) -> bool {
         match self {
             SlotSet::Few(list) => {
-                if let Ok(at) = list.binary_search(&slot) {
-                    list.remove(at);
-                }
+                let Ok(at) = list.binary_search(&slot) else { return false };
+                list.remove(at);
+                true
             }
             SlotSet::Many { words, count } => {
-                let Some(word) = words.get_mut(&(slot / 64)) else { return };
-                *count -= (*word >> (slot % 64) & 1) as u32;
+                let Some(word) = words.get_mut(&(slot / 64)) else { return false };
+                let was_in = *word >> (slot % 64) & 1 == 1;
+                *count -= u32::from(was_in);
                 *word &= !(1 << (slot % 64));
                 if *word == 0 {
                     words.remove(&(slot / 64));
@@ -67,6 +73,7 @@ impl SlotSet {
                 if *count == 0 {
                     *self = SlotSet::default();
                 }
+                was_in
             }
         }
     }
@@ -106,7 +113,15 @@ const IS_SET: u32 = 1 << 31;
 
 /// The values of one shard that have one skeleton's shape.
 #[derive(Debug)]
-pub(crate) enum Members {
+pub(crate) struct Members {
+    slots: SlotsByKey,
+    count: u32,
+    cover: Cover,
+}
+
+/// See [`Members`].
+#[derive(Debug)]
+enum SlotsByKey {
     /// The skeleton has no constants.
     All(SlotSet),
     /// By the hash of the constants. Different constants may share a hash; whoever reads checks.
@@ -115,36 +130,72 @@ pub(crate) enum Members {
 
 impl Members {
     pub(crate) fn new(has_constants: bool) -> Members {
-        if has_constants {
-            Members::ByKey { table: Table::default(), sets: Vec::new(), free: Vec::new() }
+        let slots = if has_constants {
+            SlotsByKey::ByKey { table: Table::default(), sets: Vec::new(), free: Vec::new() }
         } else {
-            Members::All(SlotSet::default())
-        }
+            SlotsByKey::All(SlotSet::default())
+        };
+        Members { slots, count: 0, cover: Cover::default() }
     }
 
-    /// How many values are in. Cost: the sets.
+    /// How many values are in.
     pub(crate) fn len(&self) -> usize {
-        match self {
-            Members::All(set) => set.len(),
-            Members::ByKey { table, sets, free } => {
-                let singles = table.len() + free.len() - sets.len();
-                singles + sets.iter().map(SlotSet::len).sum::<usize>()
-            }
-        }
+        self.count as usize
     }
 
     /// Enters a value; a second time changes nothing.
     pub(crate) fn insert(&mut self, key: u32, slot: u32) {
+        self.count += u32::from(self.slots.insert(key, slot));
+    }
+
+    /// Takes a value out; one that is not in changes nothing.
+    pub(crate) fn remove(&mut self, key: u32, slot: u32) {
+        self.count -= u32::from(self.slots.remove(key, slot));
+    }
+
+    /// The first slot from `from` on whose constants have this hash.
+    pub(crate) fn next(&self, key: u32, from: u32) -> Option<u32> {
+        self.slots.next(key, from)
+    }
+
+    /// What they weigh, in captures lists.
+    fn weight(&self) -> u64 {
+        u64::from(self.count).div_ceil(MEMBERS_PER_LIST)
+    }
+
+    /// Something has been inserted: has it paid for. Returns whether the payer may have so much.
+    #[inline]
+    pub(crate) fn pay<D: Domain>(&mut self, purse: &Purse<D>) -> bool {
+        self.cover.grow(self.weight(), purse)
+    }
+
+    /// Something has been removed.
+    #[inline]
+    pub(crate) fn pay_less<D: Domain>(&mut self, purse: &Purse<D>) {
+        self.cover.shrink(self.weight(), purse);
+    }
+
+    /// They are not kept any longer.
+    pub(crate) fn release<D: Domain>(&mut self, purse: &Purse<D>) {
+        self.cover.release(purse);
+    }
+}
+
+impl SlotsByKey {
+    /// Returns whether it was not in.
+    fn insert(&mut self, key: u32, slot: u32) -> bool {
         let (table, sets, free) = match self {
-            Members::All(set) => return set.insert(slot),
-            Members::ByKey { table, sets, free } => (table, sets, free),
+            SlotsByKey::All(set) => return set.insert(slot),
+            SlotsByKey::ByKey { table, sets, free } => (table, sets, free),
         };
         let Some(Keyed { at, .. }) = table.find(key, |e| e.hash == key) else {
-            return table.insert(key, Keyed { hash: key, at: slot }, |e| e.hash);
+            table.insert(key, Keyed { hash: key, at: slot }, |e| e.hash);
+            return true;
         };
         if at & IS_SET != 0 {
-            sets[(at & !IS_SET) as usize].insert(slot);
-        } else if at != slot {
+            return sets[(at & !IS_SET) as usize].insert(slot);
+        }
+        if at != slot {
             let set = SlotSet::Few(vec![at.min(slot), at.max(slot)]);
             let number = match free.pop() {
                 Some(number) => {
@@ -158,22 +209,24 @@ impl Members {
             };
             table.replace(key, |e| e.hash == key, Keyed { hash: key, at: number | IS_SET });
         }
+        at != slot
     }
 
-    /// Takes a value out; one that is not in changes nothing.
-    pub(crate) fn remove(&mut self, key: u32, slot: u32) {
+    /// Returns whether it was in.
+    fn remove(&mut self, key: u32, slot: u32) -> bool {
         let (table, sets, free) = match self {
-            Members::All(set) => return set.remove(slot),
-            Members::ByKey { table, sets, free } => (table, sets, free),
+            SlotsByKey::All(set) => return set.remove(slot),
+            SlotsByKey::ByKey { table, sets, free } => (table, sets, free),
         };
-        let Some(Keyed { at, .. }) = table.find(key, |e| e.hash == key) else { return };
+        let Some(Keyed { at, .. }) = table.find(key, |e| e.hash == key) else { return false };
         let mut forget = || table.remove(key, |e| e.hash == key, |e| e.hash);
-        if at == slot {
+        let mut was_in = at == slot;
+        if was_in {
             forget();
         } else if at & IS_SET != 0 {
             let number = at & !IS_SET;
             let set = &mut sets[number as usize];
-            set.remove(slot);
+            was_in = set.remove(slot);
             if set.len() == 0 {
                 *set = SlotSet::default();
                 free.push(number);
@@ -183,13 +236,13 @@ impl Members {
         if table.is_empty() {
             (*sets, *free) = (Vec::new(), Vec::new());
         }
+        was_in
     }
 
-    /// The first slot from `from` on whose constants have this hash.
-    pub(crate) fn next(&self, key: u32, from: u32) -> Option<u32> {
+    fn next(&self, key: u32, from: u32) -> Option<u32> {
         match self {
-            Members::All(set) => set.next(from),
-            Members::ByKey { table, sets, .. } => {
+            SlotsByKey::All(set) => set.next(from),
+            SlotsByKey::ByKey { table, sets, .. } => {
                 let at = table.find(key, |e| e.hash == key)?.at;
                 if at & IS_SET != 0 {
                     sets[(at & !IS_SET) as usize].next(from)

@@ -28,6 +28,7 @@ use crate::find::{Finder, resolve};
 use crate::key::{key_of_pattern, long_constants};
 use crate::pattern::{Loc, Pattern, Shape, Step};
 use crate::plan::Plan;
+use crate::purse::Purse;
 use crate::roster::{Lanes, Observer, Roster};
 use crate::value::Domain;
 
@@ -62,6 +63,10 @@ pub struct Group<D: Domain> {
     at: AtomicU32,
     /// Padded: threads that assert what different patterns see must not share a cache line for it.
     pub(crate) bag: CachePadded<Mutex<Bag<D>>>,
+    /// Who pays for the bag.
+    pub(crate) purse: Purse<D>,
+    /// Who pays for the skeleton's members.
+    pub(crate) members_purse: Arc<Purse<D>>,
 }
 
 impl<D: Domain> Group<D> {
@@ -106,6 +111,8 @@ pub(crate) struct Place<D: Domain> {
     keyed: HashMap<Box<[u8]>, Vec<Entry<D>>, RandomState>,
     /// Held for its drop: whoever is charged for the skeleton.
     _owner: D::Owner,
+    /// Who pays for the members.
+    pub(crate) purse: Arc<Purse<D>>,
 }
 
 impl<D: Domain> Place<D> {
@@ -113,6 +120,12 @@ impl<D: Domain> Place<D> {
     #[inline(always)]
     pub(crate) fn entries(&self, key: &[u8]) -> &[Entry<D>] {
         if key.is_empty() { &self.plain } else { self.keyed.get(key).map_or(&[], |entries| entries) }
+    }
+
+    /// All who observe by the skeleton.
+    pub(crate) fn observers(&self) -> impl Iterator<Item = &Observer<D>> {
+        let entries = self.plain.iter().chain(self.keyed.values().flatten());
+        entries.flat_map(|entry| entry.roster.observers())
     }
 
     fn entries_mut(&mut self, key: &[u8]) -> Option<&mut Vec<Entry<D>>> {
@@ -180,10 +193,12 @@ impl<D: Domain> Trie<D> {
 
     /// What it holds; see there.
     pub(crate) fn usage(&self) -> Usage {
+        let groups = || self.families.iter().flat_map(|family| family.groups.iter().flatten());
         Usage {
             skeletons: self.skeletons.len(),
             nodes: self.nodes.len() - 1 - self.free.len(),
-            groups: self.families.iter().map(|family| family.groups.iter().flatten().count()).sum(),
+            groups: groups().count(),
+            lists: groups().map(|group| group.bag.lock().len()).sum(),
             ..Usage::default()
         }
     }
@@ -299,12 +314,14 @@ impl<D: Domain> Trie<D> {
         &mut self,
         pattern: &Pattern,
         domain: u64,
+        payer: &D::Payer,
         admit: impl FnOnce() -> Result<D::Owner, R>,
     ) -> Result<Arc<Group<D>>, R> {
-        let skeleton = self.skeleton(pattern, admit)?;
+        let skeleton = self.skeleton(pattern, payer, admit)?;
         let key = key_of_pattern(pattern);
         let hash = self.hash_family(skeleton.id, &key, &pattern.captures, &pattern.required);
         let place = &mut self.nodes[skeleton.node as usize].places[position(&skeleton.at)];
+        place.purse.join(payer);
         let is_it = |family: &Family<D>| {
             let first = family.first();
             first.is_some_and(|g| g.skeleton.id == skeleton.id && *g.key == *key && g.suits(pattern))
@@ -333,6 +350,7 @@ impl<D: Domain> Trie<D> {
         let slot = &mut family.groups[lane as usize];
         if let Some(group) = slot {
             entries[position(&group.at)].roster.reserve(domain);
+            group.purse.join(payer);
             return Ok(group.clone());
         }
         self.next_group += 1;
@@ -348,7 +366,10 @@ impl<D: Domain> Trie<D> {
             lane,
             at: AtomicU32::new(entries.len() as u32),
             bag: CachePadded::default(),
+            purse: Purse::new(payer.clone()),
+            members_purse: place.purse.clone(),
         });
+        group.purse.join(payer);
         *slot = Some(group.clone());
         entries.push(Entry { group: group.clone(), roster: Roster::reserved(domain) });
         Ok(group)
@@ -362,6 +383,7 @@ impl<D: Domain> Trie<D> {
     fn skeleton<R>(
         &mut self,
         pattern: &Pattern,
+        payer: &D::Payer,
         admit: impl FnOnce() -> Result<D::Owner, R>,
     ) -> Result<Arc<Skeleton>, R> {
         let constants = || pattern.constants.iter().map(|(loc, _)| loc);
@@ -387,6 +409,7 @@ impl<D: Domain> Trie<D> {
             plain: Vec::new(),
             keyed: HashMap::default(),
             _owner: owner,
+            purse: Arc::new(Purse::new(payer.clone())),
         });
         let Trie { skeletons, hasher, .. } = self;
         skeletons
@@ -410,13 +433,30 @@ impl<D: Domain> Trie<D> {
         }
     }
 
+    /// Has another pay for an observer.
+    pub(crate) fn repay(
+        &mut self,
+        group: &Group<D>,
+        (observer, domain): (u64, u64),
+        before: &D::Payer,
+        payer: &D::Payer,
+    ) {
+        let Some(entry) = self.entry(group) else { return };
+        entry.roster.repay(domain, observer, payer);
+        for purse in [&group.purse, &group.members_purse] {
+            // The new one first: nobody else is to pay in between.
+            purse.join(payer);
+            purse.leave(before);
+        }
+    }
+
     /// Removes an observer, or with `None` a reservation, and whatever is empty then. Returns the observer, and
     /// the id of its skeleton if that is gone.
     pub(crate) fn leave(
         &mut self,
         group: &Group<D>,
         observer: Option<u64>,
-        domain: u64,
+        (domain, payer): (u64, &D::Payer),
     ) -> (Option<Observer<D>>, Option<u32>) {
         let Some(entry) = self.entry(group) else { return (None, None) };
         let gone = match observer {
@@ -427,6 +467,8 @@ impl<D: Domain> Trie<D> {
             }
         };
         let is_empty = entry.roster.is_empty();
+        group.purse.leave(payer);
+        group.members_purse.leave(payer);
         self.leave_lane(group, domain, is_empty);
         let skeleton = if is_empty { self.remove_group(group) } else { None };
         (gone, skeleton)
@@ -536,7 +578,7 @@ mod tests {
                 required: Vec::new(),
                 is_impossible: false,
             };
-            assert!(trie.reserve::<()>(&pattern, 1, || Ok(())).is_ok());
+            assert!(trie.reserve::<()>(&pattern, 1, &(), || Ok(())).is_ok());
         }
         trie
     }
@@ -580,12 +622,12 @@ mod tests {
                     required: Vec::new(),
                     is_impossible: i % 2 == 0,
                 };
-                trie.reserve::<()>(&pattern, u64::from(i % 3), || Ok(())).unwrap()
+                trie.reserve::<()>(&pattern, u64::from(i % 3), &(), || Ok(())).unwrap()
             })
             .collect();
         assert!(trie.skeletons() > 100);
         for (group, i) in groups.iter().zip(0..) {
-            trie.leave(group, None, i % 3);
+            trie.leave(group, None, (i % 3, &()));
         }
         assert_eq!(trie.usage(), Usage::default());
         assert!(trie.nodes[0].edges.is_empty() && trie.skeletons.is_empty());

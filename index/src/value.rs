@@ -15,6 +15,8 @@ pub trait Domain: Sized + 'static {
     type Extra: Clone + Send + Sync + 'static;
     /// What lives as long as a skeleton: whoever is charged for it.
     type Owner: Send + Sync + 'static;
+    /// Who pays for what an observation makes the index keep.
+    type Payer: Payer;
 }
 
 /// Where an observer's events go.
@@ -23,6 +25,36 @@ pub trait Endpoint: Clone + Send + Sync + 'static {
     fn handle_domain(&self) -> u64;
     /// Whether nobody will ever read what is sent there.
     fn is_gone(&self) -> bool;
+}
+
+/// Who pays for what an observation makes the index keep: captures lists, counted in steps of 8 to 1024. Called with
+/// locks held: count, and do nothing else.
+pub trait Payer: Clone + Send + Sync + 'static {
+    /// Equal for those who are counted together.
+    fn number(&self) -> u64;
+    /// Equal for those who assert as one (a session, say).
+    fn holder(&self) -> u64;
+    /// So many more are kept, whether it may have them or not.
+    fn take(&self, lists: u64);
+    /// So many fewer are.
+    fn give_back(&self, lists: u64);
+    /// Whether more are kept than it may have.
+    fn is_overdrawn(&self) -> bool;
+}
+
+/// Nobody counts.
+impl Payer for () {
+    fn number(&self) -> u64 {
+        0
+    }
+    fn holder(&self) -> u64 {
+        0
+    }
+    fn take(&self, _: u64) {}
+    fn give_back(&self, _: u64) {}
+    fn is_overdrawn(&self) -> bool {
+        false
+    }
 }
 
 /// What stands before a stored value's bytes.
@@ -182,6 +214,7 @@ pub(crate) mod tests {
         type Endpoint = To;
         type Extra = ();
         type Owner = ();
+        type Payer = ();
     }
 
     #[derive(Clone)]

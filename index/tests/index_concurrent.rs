@@ -34,6 +34,7 @@ impl Domain for Plug {
     type Endpoint = Outbox;
     type Extra = ();
     type Owner = ();
+    type Payer = ();
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +117,7 @@ impl Sink<Plug> for Stage {
     fn replay(&mut self, to: &Outbox, replay: Replay<Plug>) {
         self.replays.push((to.clone(), replay));
     }
+    fn overdrawn(&mut self, _: &()) {}
     fn publish(&mut self) {
         Stage::publish(self);
     }
@@ -189,7 +191,7 @@ impl Worker<'_> {
         let mut placed = Vec::new();
         if self.random.below(8) == 0 {
             let mut writer = self.index.write();
-            writer.commit(&mut actions, &mut placed, &mut self.scratch, &mut self.stage);
+            writer.commit(None, &mut actions, &mut placed, &mut self.scratch, &mut self.stage);
         } else {
             let reader = self.index.read();
             reader.commit(&mut actions, &mut placed, &mut self.scratch, &mut self.stage);
@@ -302,8 +304,8 @@ impl Worker<'_> {
         let bytes = rec("Observe", vec![tree.clone(), capability(number)]).canonical();
         let scanner = scanned(&bytes);
         let (compiled, _) = Pattern::of_observe(scanner.view(&bytes)).unwrap();
-        let prepared = self.index.prepare::<()>(&compiled, number % 3, || Ok(())).unwrap();
-        while !self.index.advance(&prepared, 2, &mut self.scratch) {
+        let prepared = self.index.prepare::<()>(&compiled, number % 3, (), || Ok(())).unwrap();
+        while !self.index.advance(&prepared, 2, &mut self.scratch).unwrap() {
             if self.random.below(40) == 0 {
                 self.index.write().cancel(prepared);
                 return;
@@ -313,14 +315,14 @@ impl Worker<'_> {
         let value = scanner.view(&bytes);
         let assert = Action::Assert { value, extra: None, observe: Some((prepared, outbox.clone())) };
         let mut placed = Vec::new();
-        self.index.write().commit(&mut [assert], &mut placed, &mut self.scratch, &mut self.stage);
+        self.index.write().commit(None, &mut [assert], &mut placed, &mut self.scratch, &mut self.stage);
         let observe = placed.pop().unwrap();
         self.observers.push(Observer { observe, pattern: tree, choice, outbox });
     }
 
     fn unobserve(&mut self, observer: Observer) {
         let mut retract = [Action::Retract(observer.observe.clone())];
-        self.index.write().commit(&mut retract, &mut Vec::new(), &mut self.scratch, &mut self.stage);
+        self.index.write().commit(None, &mut retract, &mut Vec::new(), &mut self.scratch, &mut self.stage);
         observer.outbox.log.lock().unwrap().is_closed = true;
         self.gone.push(observer);
     }

@@ -16,6 +16,7 @@ impl Domain for Plug {
     type Endpoint = To;
     type Extra = ();
     type Owner = ();
+    type Payer = ();
 }
 
 /// Counts how often it is asked for its domain: that is what going through a list of observers does.
@@ -55,6 +56,7 @@ impl Sink<Plug> for Count {
             true
         }) {}
     }
+    fn overdrawn(&mut self, _: &()) {}
     fn publish(&mut self) {}
 }
 
@@ -80,12 +82,12 @@ impl Harness {
         let scanner = scanned(&bytes);
         let value = scanner.view(&bytes);
         let (compiled, _) = Pattern::of_observe(value).unwrap();
-        let prepared = self.index.prepare::<()>(&compiled, domain, || Ok(())).unwrap();
-        while !self.index.advance(&prepared, 1000, &mut self.scratch) {}
+        let prepared = self.index.prepare::<()>(&compiled, domain, (), || Ok(())).unwrap();
+        while !self.index.advance(&prepared, 1000, &mut self.scratch).unwrap() {}
         let observe = Some((prepared, To(domain, self.asked.clone())));
         let mut placed = Vec::new();
         let assert = Action::Assert { value, extra: None, observe };
-        self.index.write().commit(&mut [assert], &mut placed, &mut self.scratch, &mut self.sink);
+        self.index.write().commit(None, &mut [assert], &mut placed, &mut self.scratch, &mut self.sink);
         placed.pop().unwrap()
     }
 
@@ -100,7 +102,7 @@ impl Harness {
 
     fn retract(&mut self, stored: Stored<Plug>) {
         let mut retract = [Action::Retract(stored)];
-        self.index.write().commit(&mut retract, &mut Vec::new(), &mut self.scratch, &mut self.sink);
+        self.index.write().commit(None, &mut retract, &mut Vec::new(), &mut self.scratch, &mut self.sink);
     }
 
     fn asked(&self) -> u64 {

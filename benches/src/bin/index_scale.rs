@@ -308,12 +308,12 @@ fn observe_timed(index: &Index<Plug>, part: &Part, number: u64) {
     let value = scanner.view(&bytes);
     let Some((pattern, _)) = Pattern::of_observe(value) else { return };
     let begun = Instant::now();
-    let Ok(prepared) = index.prepare::<()>(&pattern, number, || Ok(())) else { return };
+    let Ok(prepared) = index.prepare::<()>(&pattern, number, (), || Ok(())) else { return };
     let is_prepared = Instant::now();
     let mut steps = Times::default();
     loop {
         let begun = cpu_ns();
-        let is_ready = index.advance(&prepared, 1, &mut scratch);
+        let is_ready = index.advance(&prepared, 1, &mut scratch).unwrap_or(true);
         steps.0.push((cpu_ns() - begun) as u64);
         if is_ready {
             break;
@@ -322,7 +322,7 @@ fn observe_timed(index: &Index<Plug>, part: &Part, number: u64) {
     let is_built = Instant::now();
     let observe = Some((prepared, routing::To(number)));
     let assert = Action::Assert { value, extra: None, observe };
-    index.write().commit(&mut [assert], &mut Vec::new(), &mut scratch, &mut Stage::default());
+    index.write().commit(None, &mut [assert], &mut Vec::new(), &mut scratch, &mut Stage::default());
     let commit = is_built.elapsed();
     let (prepare, build) = (is_prepared - begun, is_built - is_prepared);
     println!("  prepare {prepare:?}, build {build:?}, commit {commit:?}");

@@ -147,7 +147,7 @@ impl Inbox {
         let mut actions = [Action::Retract(stored)];
         let mut sink = Commit { stage, broker, caps: &Caps::new() };
         if is_exclusive {
-            dataspace.index.write().commit(&mut actions, &mut Vec::new(), scratch, &mut sink);
+            dataspace.index.write().commit(None, &mut actions, &mut Vec::new(), scratch, &mut sink);
         } else {
             dataspace.index.read().commit(&mut actions, &mut Vec::new(), scratch, &mut sink);
         }
@@ -181,7 +181,7 @@ impl Inbox {
         let mut sink = Commit { stage, broker, caps: &caps };
         // What it asserts subscribes nobody, but may be equal to an Observe that does.
         if name.is_some() && looks_like_observe(value) {
-            dataspace.index.write().commit(&mut actions, &mut placed, scratch, &mut sink);
+            dataspace.index.write().commit(None, &mut actions, &mut placed, scratch, &mut sink);
         } else {
             dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
         }

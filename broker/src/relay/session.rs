@@ -65,6 +65,8 @@ pub(crate) enum Failure {
     TooMany(Exceeded),
     #[error("More than {0} kinds of pattern (skeletons) of one principal")]
     TooManySkeletons(u64),
+    #[error("More than {0} captures lists kept for the observations of one principal")]
+    TooManyCaptures(u64),
     #[error("{0}")]
     Peer(String),
     #[error("What one turn's values became behind caveats takes more than {0} bytes")]

@@ -7,7 +7,7 @@ mod others;
 use std::sync::Arc;
 
 use staunch_index::pattern::Pattern;
-use staunch_index::{Action, Prepared, Reader, Stored, looks_like_observe};
+use staunch_index::{Action, Overdrawn, Prepared, Reader, Stored, looks_like_observe};
 use staunch_protocols::wire::{Int, Scanner, View};
 
 use super::handles::{Held, What};
@@ -18,7 +18,7 @@ use crate::Local;
 use crate::attenuate::Machine;
 use crate::cap::{self, Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Router, Target};
-use crate::principals::SkeletonShare;
+use crate::principals::{CapturesPayer, SkeletonShare};
 use crate::stage::Commit;
 
 /// A value in stored form, on its own.
@@ -164,10 +164,12 @@ impl Session {
                 if subscribes.prepared.is_none() {
                     subscribes.prepared = Some(self.reserve(dataspace, subscribes)?);
                 }
-                if let Some(prepared) = &subscribes.prepared
-                    && !dataspace.index.advance(prepared, BUDGET, &mut local.scratch)
-                {
-                    return Ok(false);
+                if let Some(prepared) = &subscribes.prepared {
+                    let is_ready = dataspace.index.advance(prepared, BUDGET, &mut local.scratch);
+                    let max = || self.broker().limits().principal_captures;
+                    if !is_ready.map_err(|Overdrawn| Failure::TooManyCaptures(max()))? {
+                        return Ok(false);
+                    }
                 }
             }
             decoded.prepared += 1;
@@ -184,7 +186,8 @@ impl Session {
         let skeletons_max = self.broker().limits().principal_skeletons;
         let admit = || SkeletonShare::take(self.holdings(), skeletons_max);
         let domain = Target::of(&subscribes.observer, self.id()).handle_domain();
-        let prepared = dataspace.index.prepare(&subscribes.pattern, domain, admit);
+        let payer = CapturesPayer::new(self.holdings(), self.id());
+        let prepared = dataspace.index.prepare(&subscribes.pattern, domain, payer, admit);
         prepared.map_err(Failure::TooManySkeletons)
     }
 
@@ -283,7 +286,7 @@ impl Session {
         let Local { stage, scratch, .. } = local;
         let mut sink = Commit { stage, broker: self.broker(), caps: &caps };
         if exclusive {
-            dataspace.index.write().commit(&mut actions, &mut placed, scratch, &mut sink);
+            dataspace.index.write().commit(Some(self.id()), &mut actions, &mut placed, scratch, &mut sink);
         } else {
             dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
         }
@@ -329,7 +332,13 @@ impl Session {
             let mut sink = Commit { stage, broker: self.broker(), caps: &Caps::new() };
             let mut placed = Vec::new();
             if exclusive {
-                dataspace.index.write().commit(&mut actions, &mut placed, scratch, &mut sink);
+                dataspace.index.write().commit(
+                    Some(self.id()),
+                    &mut actions,
+                    &mut placed,
+                    scratch,
+                    &mut sink,
+                );
             } else {
                 dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
             }

@@ -10,6 +10,7 @@ use crate::Broker;
 use crate::cap::{Caps, Entity};
 use crate::dataspace::{LocalEvent, LocalReplay, Observing, Router, Target};
 use crate::outbox::{PendingReplay, Segment};
+use crate::principals::CapturesPayer;
 use crate::relay::{Failure, Remote};
 
 /// As long as a packet may be, by default.
@@ -89,6 +90,13 @@ impl Sink<Router> for Commit<'_> {
             },
         };
         self.stage.remote_replay(&remote, PendingReplay { replay, to: to.clone(), account });
+    }
+
+    fn overdrawn(&mut self, payer: &CapturesPayer) {
+        // A session may well have many observations that see the same.
+        if self.stage.ends.last().is_none_or(|(session, _)| *session != payer.session) {
+            self.stage.ends.push((payer.session, Failure::TooManyCaptures(payer.captures_max())));
+        }
     }
 
     fn publish(&mut self) {

@@ -10,7 +10,7 @@ use staunch_protocols::wire::Scanner;
 
 use super::tree::{Noise, Tree};
 use super::twin::{self, Pat, Twin};
-use super::{Event, Plug, Recorder, To, generate, list, scanned};
+use super::{Event, Pays, Plug, Recorder, To, generate, list, scanned};
 
 /// What a turn is to do.
 enum Planned {
@@ -38,8 +38,12 @@ pub struct Driver {
     sorted_max: usize,
     twin: Twin,
     scratch: Scratch,
-    placed: Vec<(Stored<Plug>, Tree)>,
-    waiting: Vec<(Prepared<Plug>, Tree)>,
+    /// With the numbers of those who placed them.
+    placed: Vec<(Stored<Plug>, Tree, u64)>,
+    waiting: Vec<(Prepared<Plug>, Tree, u64)>,
+    payers: Vec<Pays>,
+    /// Whose turn it is.
+    holder: u64,
     /// By observer: the lists it holds, by handle.
     told: BTreeMap<u64, BTreeMap<u64, Vec<u8>>>,
     replays: Vec<(u64, Replay<Plug>)>,
@@ -68,6 +72,8 @@ impl Driver {
             scratch: Scratch::default(),
             placed: Vec::new(),
             waiting: Vec::new(),
+            payers: (0..3).map(|number| Pays { number, ..Pays::default() }).collect(),
+            holder: 0,
             told: BTreeMap::new(),
             replays: Vec::new(),
             observes: Vec::new(),
@@ -93,11 +99,13 @@ impl Driver {
         let (pattern, _) = compiled?;
         let domain = domain_of(&expected?.1);
         let token = self.token.clone();
-        self.index.prepare::<()>(&pattern, domain, || Ok(token)).ok()
+        let payer = self.payers[self.holder as usize].clone();
+        self.index.prepare::<()>(&pattern, domain, payer, || Ok(token)).ok()
     }
 
     /// One step of a history.
     pub fn step(&mut self, noise: &mut Noise) {
+        self.holder = noise.below(3) as u64;
         match noise.below(10) {
             0..=5 => {
                 let plan = self.plan(noise);
@@ -106,20 +114,21 @@ impl Driver {
             6 => {
                 let observe = generate::observe(noise);
                 if let Some(prepared) = self.prepare(&observe) {
-                    self.waiting.push((prepared, observe));
+                    self.waiting.push((prepared, observe, self.holder));
                 }
             }
             7 if !self.waiting.is_empty() => {
                 let at = noise.below(self.waiting.len());
                 let budget = noise.below(4);
-                self.index.advance(&self.waiting[at].0, budget, &mut self.scratch);
+                self.index.advance(&self.waiting[at].0, budget, &mut self.scratch).unwrap();
             }
             8 if !self.waiting.is_empty() => {
-                let (prepared, observe) = self.waiting.swap_remove(noise.below(self.waiting.len()));
+                let (prepared, observe, holder) = self.waiting.swap_remove(noise.below(self.waiting.len()));
+                self.holder = holder;
                 if noise.one_in(2) {
                     self.index.write().cancel(prepared);
                 } else {
-                    while !self.index.advance(&prepared, 1 + noise.below(9), &mut self.scratch) {}
+                    while !self.index.advance(&prepared, 1 + noise.below(9), &mut self.scratch).unwrap() {}
                     self.turn(vec![Planned::Assert(observe, Some(prepared))], true);
                 }
             }
@@ -140,8 +149,11 @@ impl Driver {
                     let again = self.placed[noise.below(self.placed.len())].1.clone();
                     self.planned_assert(again)
                 }
-                4 | 5 if !self.placed.is_empty() => {
-                    let (stored, tree) = self.placed.swap_remove(noise.below(self.placed.len()));
+                4 | 5 if self.placed.iter().any(|(.., holder)| *holder == self.holder) => {
+                    let own = |at: &usize| self.placed[*at].2 == self.holder;
+                    let from = noise.below(self.placed.len());
+                    let Some(at) = (from..self.placed.len()).chain(0..from).find(own) else { continue };
+                    let (stored, tree, _) = self.placed.swap_remove(at);
                     Planned::Retract(stored, tree)
                 }
                 6 => {
@@ -170,7 +182,7 @@ impl Driver {
     fn planned_assert(&mut self, tree: Tree) -> Planned {
         let prepared = self.prepare(&tree);
         if let Some(prepared) = &prepared {
-            while !self.index.advance(prepared, 2, &mut self.scratch) {}
+            while !self.index.advance(prepared, 2, &mut self.scratch).unwrap() {}
         }
         Planned::Assert(tree, prepared)
     }
@@ -211,7 +223,7 @@ impl Driver {
         let mut recorder = Recorder::default();
         if exclusive {
             let mut writer = self.index.write();
-            writer.commit(&mut actions, &mut placed, &mut self.scratch, &mut recorder);
+            writer.commit(Some(self.holder), &mut actions, &mut placed, &mut self.scratch, &mut recorder);
         } else {
             self.index.read().commit(&mut actions, &mut placed, &mut self.scratch, &mut recorder);
         }
@@ -228,7 +240,7 @@ impl Driver {
             let stored = placed.next().expect("each assertion is stored");
             assert_eq!(stored.bytes(), tree.canonical());
             if !plan.iter().any(|p| matches!(p, Planned::RetractSame(of) if *of == at)) {
-                self.placed.push((stored, tree.clone()));
+                self.placed.push((stored, tree.clone(), self.holder));
             }
         }
         assert!(placed.next().is_none());
@@ -301,7 +313,7 @@ impl Driver {
 
     /// Compares what observers were told, each in order, and notes what they hold now.
     fn compare(&mut self, expected: Vec<(u64, Expected)>, recorder: Recorder) {
-        let Recorder { mut events, replays } = recorder;
+        let Recorder { mut events, replays, .. } = recorder;
         assert_eq!(events.pop(), Some((0, Event::Publish)), "a turn ends with a publish");
         let mut replays = VecDeque::from(replays);
         let mut actual: BTreeMap<u64, VecDeque<Event>> = BTreeMap::new();
@@ -392,8 +404,32 @@ impl Driver {
                 assert!(held.into_iter().eq(lists.iter()), "observer {observer} of {pattern:?}");
             }
         }
+        self.check_payers();
         assert_eq!(self.index.assertions(), self.twin.distinct());
         assert_eq!(self.index.observers(), self.twin.observers.len());
+    }
+
+    /// What is kept is paid for, in steps, and by those who observe.
+    fn check_payers(&self) {
+        let usage = self.index.usage();
+        let seen: Vec<usize> =
+            self.twin.observers.iter().map(|(.., pattern)| self.twin.lists(pattern).len()).collect();
+        assert!(seen.iter().max().is_none_or(|lists| *lists <= usage.lists));
+        // Those who wait for theirs may have one already.
+        assert!(usage.lists <= seen.iter().sum() || !self.waiting.is_empty());
+        let paid: u64 = self.payers.iter().map(Pays::lists).sum();
+        let least = usage.lists + usage.members / 4;
+        // So few go in steps of 8; and some lists have no assertion to lie in.
+        let most = least + 17 * (usage.groups + usage.member_sets) + usage.lists * 200;
+        assert!(least as u64 <= paid && paid <= most as u64, "{least} <= {paid} <= {most}");
+        for payer in &self.payers {
+            let observes = self
+                .placed
+                .iter()
+                .any(|(_, tree, holder)| *holder == payer.number && twin::observe(tree).is_some());
+            let waits = self.waiting.iter().any(|(.., holder)| *holder == payer.number);
+            assert!(observes || waits || payer.lists() == 0, "{payer:?} does not observe");
+        }
     }
 
     /// Tells everybody everything, then takes everything back: nothing may be left.
@@ -401,14 +437,16 @@ impl Driver {
         while !self.replays.is_empty() {
             self.pull(0, 3, 100);
         }
-        for (prepared, _) in std::mem::take(&mut self.waiting) {
+        for (prepared, ..) in std::mem::take(&mut self.waiting) {
             self.index.write().cancel(prepared);
         }
-        while let Some((stored, tree)) = self.placed.pop() {
+        while let Some((stored, tree, holder)) = self.placed.pop() {
+            self.holder = holder;
             self.turn(vec![Planned::Retract(stored, tree)], false);
         }
         assert_eq!(self.index.usage(), Usage::default());
         assert_eq!(Arc::strong_count(&self.token), 1, "something is kept");
+        assert!(self.payers.iter().all(|payer| payer.lists() == 0), "{:?}", self.payers);
     }
 }
 
@@ -432,12 +470,12 @@ pub fn captures_of(pattern: &Pattern, value: &[u8]) -> Option<Vec<u8>> {
     let mut scratch = Scratch::default();
     let observe = twin::observe_of(Tree::Int(0), 1).canonical();
     let scanner = scanned(&observe);
-    let prepared = index.prepare::<()>(pattern, 1, || Ok(Arc::new(()))).unwrap();
-    while !index.advance(&prepared, 1000, &mut scratch) {}
+    let prepared = index.prepare::<()>(pattern, 1, Pays::default(), || Ok(Arc::new(()))).unwrap();
+    while !index.advance(&prepared, 1000, &mut scratch).unwrap() {}
     let to = To { observer: 1, domain: 1 };
     let assert = Action::Assert { value: scanner.view(&observe), extra: None, observe: Some((prepared, to)) };
     let mut placed = Vec::new();
-    index.write().commit(&mut [assert], &mut placed, &mut scratch, &mut Recorder::default());
+    index.write().commit(None, &mut [assert], &mut placed, &mut scratch, &mut Recorder::default());
     let value_scanner = scanned(value);
     let mut found = Vec::new();
     index.read().message(value_scanner.view(value), &mut scratch, |_, captures| found.push(list(captures)));

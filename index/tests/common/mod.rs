@@ -12,8 +12,9 @@ pub mod tree;
 pub mod twin;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use staunch_index::{Captures, Domain, Endpoint, Replay, Sink, Stored};
+use staunch_index::{Captures, Domain, Endpoint, Payer, Replay, Sink, Stored};
 use staunch_protocols::wire::{Limits, Progress, Scanner};
 
 /// What the tests plug into the index.
@@ -23,6 +24,40 @@ impl Domain for Plug {
     type Endpoint = To;
     type Extra = Arc<()>;
     type Owner = Arc<()>;
+    type Payer = Pays;
+}
+
+/// One of those who pay, and what for.
+#[derive(Debug, Clone, Default)]
+pub struct Pays {
+    pub number: u64,
+    pub lists: Arc<AtomicU64>,
+    /// 0 for no bound.
+    pub max: u64,
+}
+
+impl Pays {
+    pub fn lists(&self) -> u64 {
+        self.lists.load(Ordering::Relaxed)
+    }
+}
+
+impl Payer for Pays {
+    fn number(&self) -> u64 {
+        self.number
+    }
+    fn holder(&self) -> u64 {
+        self.number
+    }
+    fn take(&self, lists: u64) {
+        self.lists.fetch_add(lists, Ordering::Relaxed);
+    }
+    fn give_back(&self, lists: u64) {
+        assert!(self.lists.fetch_sub(lists, Ordering::Relaxed) >= lists);
+    }
+    fn is_overdrawn(&self) -> bool {
+        self.max > 0 && self.lists() > self.max
+    }
 }
 
 /// Where an observer's events go.
@@ -56,6 +91,8 @@ pub enum Event {
 pub struct Recorder {
     pub events: Vec<(u64, Event)>,
     pub replays: Vec<(u64, Replay<Plug>)>,
+    /// Payers of whom too much has been told.
+    pub overdrawn: Vec<u64>,
 }
 
 /// A captures list as the sequence that observers get.
@@ -76,6 +113,9 @@ impl Sink<Plug> for Recorder {
     fn replay(&mut self, to: &To, replay: Replay<Plug>) {
         self.events.push((to.observer, Event::Replay));
         self.replays.push((to.observer, replay));
+    }
+    fn overdrawn(&mut self, payer: &Pays) {
+        self.overdrawn.push(payer.number);
     }
     fn publish(&mut self) {
         self.events.push((0, Event::Publish));
