@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use staunch_flowctl::OpenConnection;
 use staunch_protocols::packet;
-use staunch_system::net::{Buffers, Listener, Peer, Shutdown, Stream};
+use staunch_system::net::{Listener, ListenerAddress, Peer, Shutdown, Stream};
 
-use crate::cap::Cap;
-use crate::relay::{Session, SessionConfig};
+use crate::admission::{self, Start};
+use crate::cap::{Cap, Entity};
+use crate::relay::Session;
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
 use crate::{Broker, Local};
 
@@ -25,8 +26,6 @@ pub(crate) struct Acceptor {
     pub(crate) broker: Weak<Broker>,
     pub(crate) listener: Listener,
     pub(crate) initial: Cap,
-    pub(crate) session: SessionConfig,
-    pub(crate) buffers: Buffers,
     pub(crate) refusals: Refusals,
 }
 
@@ -39,6 +38,10 @@ enum Refusal {
     OfPrincipal(u64),
     #[error("Too many new connections of one principal: {0} a second")]
     Rate(u64),
+    #[error("This user may not connect here")]
+    Denied,
+    #[error("What this user is to start from is not there: its reference is not valid")]
+    Reference,
 }
 
 /// Says what has been refused, without being talked into saying it all the time.
@@ -72,18 +75,38 @@ impl Acceptor {
             Ok(connection) => connection,
             Err(why) => return self.refuse(broker, &stream, &principal, &why),
         };
+        let settings = broker.settings();
+        let initial = match self.initial(&settings.rules, peer) {
+            Ok(initial) => initial,
+            Err(why) => return self.refuse(broker, &stream, &principal, &why),
+        };
         match peer {
             // Unlike a TCP socket, it has not inherited them from the listener.
-            Peer::Unix(_) => _ = stream.set_buffers(self.buffers),
+            Peer::Unix(_) => _ = stream.set_buffers(settings.buffers),
             // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
             // what it wrote, until its kernel gives up.
             Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
         }
-        let initial = self.initial.clone();
-        let session = Session::open(broker, stream, connection, &principal, &name, initial, self.session);
+        let config = settings.session(&broker.limits());
+        let session = Session::open(broker, stream, connection, &principal, &name, initial, config);
         if let Err(error) = session.start() {
             tracing::warn!(%error, connection = name, "cannot watch a connection");
             session.break_off();
+        }
+    }
+
+    /// What a peer starts from.
+    fn initial(&self, rules: &[admission::Rule], peer: Peer) -> Result<Cap, Refusal> {
+        let (Peer::Unix(who), ListenerAddress::Unix(socket)) = (peer, self.listener.address()) else {
+            return Ok(self.initial.clone());
+        };
+        match (admission::start_of(rules, socket, &who), self.initial.entity()) {
+            (Start::Gatekeeper, _) => Ok(self.initial.clone()),
+            (Start::Nothing, _) => Err(Refusal::Denied),
+            (Start::Reference(reference), Entity::Gatekeeper(gatekeeper)) => {
+                gatekeeper.look_up(reference).ok_or(Refusal::Reference)
+            }
+            (Start::Reference(_), _) => Err(Refusal::Reference),
         }
     }
 
@@ -110,6 +133,11 @@ fn admit(broker: &Broker, principal: &str) -> Result<OpenConnection, Refusal> {
     }
     let owner = broker.ledger.principal(principal);
     owner.set_connections_max(limits.principal_connections);
+    let orphaned_max = broker.settings().orphaned_max;
+    if owner.limit() != orphaned_max {
+        owner.set_limit(orphaned_max);
+        owner.set_resume_below(Some(orphaned_max / 2));
+    }
     owner.try_open().map_err(|full| Refusal::OfPrincipal(full.connections_max))
 }
 

@@ -1,5 +1,7 @@
 //! The gatekeeper: turns sturdyrefs into capabilities.
 
+mod rebind;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ struct Answer {
     count: u64,
     /// Where it was given, under which handle; `None` if nothing was said.
     given: Option<(Cap, u64)>,
+    /// What a question that has met silence refers to: it may be answered later.
+    caps: Caps,
 }
 
 /// See the module's head.
@@ -48,13 +52,24 @@ impl Gatekeeper {
             answer.count += 1;
             return;
         }
-        let given = self.answer(question, caps).and_then(|(observer, value, caps)| {
-            let Entity::Remote(remote) = observer.entity() else { return None };
-            let handle = broker.next_handle();
-            local.stage.direct_assert(remote, &value, &caps, handle);
-            Some((observer, handle))
-        });
-        answers.insert(question.into(), Answer { count: 1, given });
+        let given = self.give(question, caps, broker, local);
+        let caps = if given.is_none() { caps.clone() } else { Caps::new() };
+        answers.insert(question.into(), Answer { count: 1, given, caps });
+    }
+
+    /// Answers a question, if there is an answer. Where, and under which handle.
+    fn give(
+        &self,
+        question: &[u8],
+        caps: &Caps,
+        broker: &Arc<Broker>,
+        local: &mut Local,
+    ) -> Option<(Cap, u64)> {
+        let (observer, value, caps) = self.answer(question, caps)?;
+        let Entity::Remote(remote) = observer.entity() else { return None };
+        let handle = broker.next_handle();
+        local.stage.direct_assert(remote, &value, &caps, handle);
+        Some((observer, handle))
     }
 
     /// A question is retracted: so is its answer, if nobody else asks.

@@ -6,6 +6,8 @@
 //! - `relay`: sessions, their membranes and turns.
 //! - `stage`, `outbox`: what is to be sent, gathered per worker and per peer.
 //! - `dataspace`, `gatekeeper`: the entities.
+//! - [`admission`], `accept`: who is let in, and what they start from.
+//! - `settings`: what new connections get.
 //! - `cap`, `attenuate`: capabilities and their caveats.
 //! - `principals`: what each client's owner holds.
 //! - `linger`: how long sessions wait for their peers in the end.
@@ -13,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+pub mod admission;
 mod attenuate;
 mod cap;
 pub mod client;
@@ -25,11 +28,12 @@ mod principals;
 mod relay;
 pub mod schedule;
 pub mod server;
+mod settings;
 mod stage;
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use dashmap::DashMap;
@@ -45,6 +49,7 @@ use linger::Lingering;
 use principals::Principals;
 use relay::{Failure, Session, Slice};
 use schedule::Scheduler;
+use settings::Settings;
 use stage::Stage;
 
 /// What each worker keeps for the sessions that it runs.
@@ -151,10 +156,19 @@ pub(crate) struct Broker {
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
     limits: RwLock<Arc<Limits>>,
+    settings: RwLock<Arc<Settings>>,
+    /// Set once, when the broker is about to end: nothing more is read but from peers that have hung up. Written by
+    /// `Server::drain`, read by sessions before they read; orders nothing.
+    is_draining: AtomicBool,
 }
 
 impl Broker {
-    fn new(principal: PrincipalLimits, fan_out_max: u64, limits: Limits) -> io::Result<Arc<Broker>> {
+    fn new(
+        principal: PrincipalLimits,
+        fan_out_max: u64,
+        limits: Limits,
+        settings: Settings,
+    ) -> io::Result<Arc<Broker>> {
         Ok(Arc::new(Broker {
             scheduler: OnceLock::new(),
             ledger: Ledger::new(principal),
@@ -167,6 +181,8 @@ impl Broker {
             dataspaces: Mutex::default(),
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),
+            settings: RwLock::new(Arc::new(settings)),
+            is_draining: AtomicBool::new(false),
         }))
     }
 
@@ -186,6 +202,17 @@ impl Broker {
     /// What peers may have, as of now.
     pub(crate) fn limits(&self) -> Arc<Limits> {
         self.limits.read().clone()
+    }
+
+    /// What new connections get, as of now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    /// Whether the broker is about to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        // Relaxed: whoever misses it reads once more, and is told to run again after it was set.
+        self.is_draining.load(Ordering::Relaxed)
     }
 
     /// A handle that no assertion has had.

@@ -1,27 +1,32 @@
 //! Listeners, and the broker's life from start to SIGTERM.
 
+mod drain;
+mod reload;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
+use parking_lot::Mutex;
 pub use staunch_flowctl::AuditError;
 use staunch_flowctl::{Account, Limits, PrincipalLimits};
-use staunch_protocols::wire::{self, encode};
-use staunch_system::net::{Buffers, Listener};
+use staunch_protocols::wire::encode;
+use staunch_system::net::{Listener, ListenerAddress};
 use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
 use crate::accept::{Acceptor, Refusals};
+use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::Gatekeeper;
 use crate::limits::Limits as PeerLimits;
-use crate::relay::{Session, SessionConfig};
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
+use crate::settings::Settings;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +80,7 @@ impl fmt::Display for Address {
 }
 
 /// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Binding {
     /// A canonical value without capabilities.
     pub oid: Vec<u8>,
@@ -104,6 +109,10 @@ impl fmt::Debug for Binding {
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Address>,
+    /// Listening sockets that somebody else has made, TCP or Unix.
+    pub sockets: Vec<Arc<OwnedFd>>,
+    /// Who starts from what over Unix sockets; the first that fits counts.
+    pub rules: Vec<Rule>,
     /// Permissions of the files of Unix sockets (writing is what connecting takes); `None` leaves them to the umask.
     pub socket_mode: Option<u32>,
     /// What lets clients in; of two with the same oid the later counts.
@@ -133,6 +142,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: Vec::new(),
+            sockets: Vec::new(),
+            rules: Vec::new(),
             socket_mode: None,
             bindings: Vec::new(),
             workers: SchedulerConfig::default().workers,
@@ -153,6 +164,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(Address, io::Error),
+    /// A socket that was handed over is of no use.
+    #[error("socket {0} of those that were handed over cannot be listened on: {1}")]
+    Socket(usize, io::Error),
     /// The well-known reference is for this machine alone.
     #[error("--dev lets everybody in, so it listens on loopback addresses and Unix sockets only, not on {0}")]
     NotLocal(Address),
@@ -196,7 +210,9 @@ pub struct Holding {
 /// A running broker. Ends when it is shut down or dropped.
 pub struct Server {
     broker: Arc<Broker>,
-    acceptors: Vec<(Arc<Acceptor>, Registration<Local>)>,
+    dataspace: Cap,
+    gatekeeper: Arc<Gatekeeper>,
+    acceptors: Mutex<Vec<(Arc<Acceptor>, Registration<Local>)>>,
 }
 
 impl Server {
@@ -206,9 +222,15 @@ impl Server {
     /// # Errors
     /// [`StartError`]: among others, an address that is not this machine's alone.
     pub fn start_dev(config: &Config) -> Result<Server, StartError> {
-        for address in &config.listen {
+        let sockets = config.sockets.iter().filter_map(|socket| socket.try_clone().ok());
+        let addresses = sockets.filter_map(|socket| Listener::from_fd(socket).ok());
+        let handed_over = addresses.filter_map(|listener| match listener.address() {
+            ListenerAddress::Tcp(address) => Some(Address::Tcp(*address)),
+            ListenerAddress::Unix(_) => None,
+        });
+        for address in config.listen.iter().cloned().chain(handed_over) {
             if matches!(address, Address::Tcp(a) if !a.ip().is_loopback()) {
-                return Err(StartError::NotLocal(address.clone()));
+                return Err(StartError::NotLocal(address));
             }
         }
         let mut config = config.clone();
@@ -224,69 +246,78 @@ impl Server {
         let _ = staunch_system::limits::raise_open_files();
         let orphaned = Limits::new(config.orphaned_max).with_resume_below(config.orphaned_max / 2);
         let limits = PrincipalLimits { connections_max: config.limits.principal_connections, orphaned };
-        let broker =
-            Broker::new(limits, config.fan_out_max, config.limits.clone()).map_err(StartError::Scheduler)?;
+        let broker = Broker::new(limits, config.fan_out_max, config.limits.clone(), Settings::of(config))
+            .map_err(StartError::Scheduler)?;
         let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
-        let gatekeeper = Gatekeeper::default();
+        let gatekeeper = Arc::new(Gatekeeper::default());
         for binding in &config.bindings {
             gatekeeper.bind(&binding.oid, &binding.key, dataspace.clone());
         }
-        let initial = Cap::new(Entity::Gatekeeper(Arc::new(gatekeeper)));
-        let mut server = Server { broker, acceptors: Vec::new() };
+        let server = Server { broker, dataspace, gatekeeper, acceptors: Mutex::default() };
+        for (at, socket) in config.sockets.iter().enumerate() {
+            server.take_over(socket).map_err(|error| StartError::Socket(at, error))?;
+        }
         for address in &config.listen {
-            server.listen(address, &initial, config).map_err(|e| StartError::Listen(address.clone(), e))?;
+            server.listen(address, config).map_err(|e| StartError::Listen(address.clone(), e))?;
         }
         Ok(server)
     }
 
-    fn listen(&mut self, address: &Address, initial: &Cap, config: &Config) -> io::Result<()> {
-        let buffers =
-            Buffers { send_bytes: Some(config.send_buffer), receive_bytes: Some(config.receive_buffer) };
-        let listener = match address {
+    fn listen(&self, address: &Address, config: &Config) -> io::Result<()> {
+        let buffers = self.broker.settings().buffers;
+        self.accept_from(match address {
             Address::Tcp(address) => Listener::tcp(*address, buffers)?,
             Address::Unix(path) => Listener::unix(path, config.socket_mode, buffers)?,
-        };
-        let session = SessionConfig {
-            debt_max: config.debt_max,
-            outbox_max: config.outbox_max,
-            packet: wire::Limits {
-                packet_bytes_max: config.limits.packet_bytes,
-                depth_max: config.limits.packet_depth,
-                ..wire::Limits::default()
-            },
-        };
+        })
+    }
+
+    /// Listens on what somebody else has made.
+    fn take_over(&self, socket: &OwnedFd) -> io::Result<()> {
+        // What is accepted over TCP inherits these.
+        self.broker.settings().buffers.apply(socket)?;
+        self.accept_from(Listener::from_fd(socket.try_clone()?)?)
+    }
+
+    fn accept_from(&self, listener: Listener) -> io::Result<()> {
         let acceptor = Arc::new(Acceptor {
             state: TaskState::new(),
             broker: Arc::downgrade(&self.broker),
             listener,
-            initial: initial.clone(),
-            session,
-            buffers,
+            initial: Cap::new(Entity::Gatekeeper(self.gatekeeper.clone())),
             refusals: Refusals::default(),
         });
         let scheduler = self.broker.scheduler();
         let registration = scheduler.register_for(&acceptor.listener, acceptor.clone(), Interest::Read)?;
-        tracing::debug!(%address, "listening");
-        self.acceptors.push((acceptor, registration));
+        tracing::debug!(address = %acceptor.listener.address(), "listening");
+        self.acceptors.lock().push((acceptor, registration));
         Ok(())
+    }
+
+    /// What is listened on.
+    pub fn addresses(&self) -> Vec<Address> {
+        let address = |(acceptor, _): &(Arc<Acceptor>, _)| match acceptor.listener.address() {
+            ListenerAddress::Tcp(address) => Address::Tcp(*address),
+            ListenerAddress::Unix(path) => Address::Unix(path.clone()),
+        };
+        self.acceptors.lock().iter().map(address).collect()
     }
 
     /// The TCP addresses listened on, with the ports that the system chose.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
-        let address = |a: &(Arc<Acceptor>, Registration<Local>)| match a.0.listener.address() {
-            staunch_system::net::ListenerAddress::Tcp(address) => Some(*address),
-            _ => None,
+        let tcp = |address| match address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix(_) => None,
         };
-        self.acceptors.iter().filter_map(address).collect()
+        self.addresses().into_iter().filter_map(tcp).collect()
     }
 
     /// Looks again for connections on listeners that ran out of descriptors. To be called now and then.
     pub fn tick(&self) {
-        for (acceptor, _) in &self.acceptors {
+        for (acceptor, _) in self.acceptors.lock().iter() {
             self.broker.scheduler().notify(acceptor, Ready::WAKE);
         }
     }
@@ -378,21 +409,10 @@ impl Server {
         ]
     }
 
-    /// Ends all connections and the workers.
-    pub fn shutdown(&self) {
-        for (_, registration) in &self.acceptors {
-            registration.close();
-        }
-        let sessions: Vec<Arc<Session>> = self.broker.sessions.iter().map(|s| s.clone()).collect();
-        for session in &sessions {
-            session.break_off();
-        }
-        // Peers see the end in any case; what they asserted here ends with the process.
-        let patience = std::time::Instant::now();
-        while self.connections() > 0 && patience.elapsed() < Duration::from_millis(500) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.broker.scheduler().shutdown();
+    /// Sets `answered` once a worker has had time for it.
+    pub fn ask_workers(&self, answered: Arc<std::sync::atomic::AtomicBool>) {
+        // Relaxed: a sign of life, nothing is published by it.
+        self.broker.scheduler().spawn(move |_| answered.store(true, std::sync::atomic::Ordering::Relaxed));
     }
 }
 

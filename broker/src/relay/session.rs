@@ -75,6 +75,8 @@ pub(crate) enum Failure {
     Multiplied(u64),
     #[error("Too much waits for this connection to read it")]
     Unread,
+    #[error("The broker ends")]
+    BrokerEnds,
     #[error("A bug in the broker; please report it")]
     Bug,
     #[error("text syntax is not spoken here: the first byte of a packet must be 0x80 or above")]
@@ -405,7 +407,8 @@ impl Session {
                 return Ok(self.after_pause(inbound));
             }
         }
-        if !inbound.is_readable {
+        // Before the broker ends, only what was read already is handled, and what was sent by those that have gone.
+        if !inbound.is_readable || self.broker.is_draining() && !inbound.is_hanging_up {
             inbound.carry = carry;
             return Ok(Outcome::Idle);
         }
