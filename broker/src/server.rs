@@ -109,7 +109,8 @@ impl fmt::Debug for Binding {
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Address>,
-    /// Listening sockets that somebody else has made, TCP or Unix.
+    /// Listening sockets that somebody else has made, TCP or Unix. What one of them listens on need not be in `listen`,
+    /// and may be.
     pub sockets: Vec<Arc<OwnedFd>>,
     /// Who starts from what over Unix sockets; the first that fits counts.
     pub rules: Vec<Rule>,
@@ -261,7 +262,8 @@ impl Server {
         for (at, socket) in config.sockets.iter().enumerate() {
             server.take_over(socket).map_err(|error| StartError::Socket(at, error))?;
         }
-        for address in &config.listen {
+        let handed_over = server.addresses();
+        for address in config.listen.iter().filter(|address| !handed_over.contains(address)) {
             server.listen(address, config).map_err(|e| StartError::Listen(address.clone(), e))?;
         }
         Ok(server)

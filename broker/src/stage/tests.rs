@@ -5,11 +5,16 @@ use staunch_system::net::Stream;
 use super::*;
 use crate::relay::SessionConfig;
 use crate::schedule::{Scheduler, SchedulerConfig};
+use crate::server::Config;
+use crate::settings::Settings;
 
 /// What a worker had published and not flushed when it panicked arrives all the same.
 #[test]
 fn a_stage_that_is_dropped_has_others_flush() {
-    let broker = Broker::new(PrincipalLimits::default(), u64::MAX, crate::limits::Limits::default()).unwrap();
+    let settings = Settings::of(&Config::default());
+    let broker =
+        Broker::new(PrincipalLimits::default(), u64::MAX, crate::limits::Limits::default(), settings)
+            .unwrap();
     let config = SchedulerConfig { workers: 1, ..SchedulerConfig::default() };
     let _ = broker.scheduler.set(Scheduler::start(config).unwrap());
     let (ours, theirs) = Stream::pair().unwrap();
