@@ -56,8 +56,8 @@ fn nobody_can_hold_it_up() {
     let much = bytes(&format!("[[1 <M <m \"{}\">>]]", "x".repeat(100_000)));
     (0..15).for_each(|_| sender.send_bytes(&much));
     sender.sync();
+    let mut flooder = Client::tcp(address).resolved();
     let flood = std::thread::spawn(move || {
-        let mut flooder = Client::tcp(address).resolved();
         let packet = bytes(&"[[1 <M <other>>]]".repeat(1000));
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(4) {

@@ -55,6 +55,8 @@ impl Server {
         self.stop_listening();
         for session in self.sessions() {
             session.break_off();
+            // Nor does it wait any longer for a peer that goes on sending.
+            session.tell(Session::OVERDUE);
         }
         // Peers see the end in any case; what they asserted here ends with the process.
         self.await_departures(CUT);

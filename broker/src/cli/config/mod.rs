@@ -35,8 +35,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct File {
-    #[serde(deserialize_with = "addresses")]
-    listen: Option<Vec<Address>>,
+    listen: Option<Vec<toml::Spanned<Listen>>>,
     #[serde(deserialize_with = "read_mode")]
     socket_mode: Option<u32>,
     key_file: Option<PathBuf>,
@@ -94,6 +93,7 @@ impl<'de> Deserialize<'de> for Oid {
 }
 
 /// A number or a size within bounds.
+#[derive(Clone, Copy)]
 struct Within<const MIN: u64, const MAX: u64>(u64);
 
 impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Within<MIN, MAX> {
@@ -131,15 +131,21 @@ fn from_text<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(deserializer: 
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
-fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Address>>, D::Error> {
-    struct Text(Address);
-    impl<'de> Deserialize<'de> for Text {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
-            from_text(deserializer).map(Text)
-        }
+/// An address, or what is wrong with it: to be told by its place, where errors in an array tell the array's.
+struct Listen(Result<Address, String>);
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listen, D::Error> {
+        Ok(Listen(String::deserialize(deserializer)?.parse()))
     }
-    let all: Vec<Text> = Vec::deserialize(deserializer)?;
-    Ok(Some(all.into_iter().map(|Text(address)| address).collect()))
+}
+
+impl File {
+    /// Where to listen, if that is said.
+    fn listen(&self) -> Option<Vec<Address>> {
+        let good = |listen: &toml::Spanned<Listen>| listen.as_ref().0.clone().ok();
+        self.listen.as_ref().map(|all| all.iter().filter_map(good).collect())
+    }
 }
 
 fn read_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -209,16 +215,23 @@ fn read_text(path: &Path) -> std::io::Result<String> {
 /// # Errors
 /// The line and column, from 1 (0 if not known), and what is wrong there.
 fn parse_file(text: &str) -> Result<File, (usize, usize, String)> {
-    toml::from_str(text).map_err(|error| {
-        let Some(at) = error.span().map(|span| span.start.min(text.len())) else {
-            return (0, 0, error.message().to_owned());
-        };
-        let before = &text.as_bytes()[..at];
+    let place = |at: usize| {
+        let before = &text.as_bytes()[..at.min(text.len())];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
         let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
-        let column = String::from_utf8_lossy(&before[start..]).chars().count() + 1;
+        (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+    };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let (line, column) = error.span().map_or((0, 0), |span| place(span.start));
         (line, column, error.message().replace('\n', "; "))
-    })
+    })?;
+    for listen in file.listen.iter().flatten() {
+        if let Listen(Err(error)) = listen.as_ref() {
+            let (line, column) = place(listen.span().start);
+            return Err((line, column, error.clone()));
+        }
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -244,7 +257,7 @@ mod tests {
             ("[limits]\n\nconnections = \"x\"", 3, "whole number"),
             ("workers = 1\nworkers = 2", 2, "duplicate"),
             ("[[key]]\nfile = \"a\"", 1, "oid"),
-            ("[[unix]]\nuid = 1\ndeny = true\nreference = '<ref>'", 1, "deny"),
+            ("[[unix]]\nuid = 1\ndeny = true\ngatekeeper = true", 1, "deny"),
             ("[[unix]]\nuid = 1", 1, "deny"),
             ("[[unix]]\nuser = \"no such user\"\ndeny = true", 2, "no user"),
             ("[[unix]]\nreference = '<ref {}>'", 2, "reference"),

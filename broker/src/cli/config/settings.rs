@@ -97,7 +97,7 @@ impl Settings {
             limits,
             ..defaults
         };
-        let listen = if flags.listen.is_empty() { file.listen } else { Some(flags.listen.clone()) };
+        let listen = if flags.listen.is_empty() { file.listen() } else { Some(flags.listen.clone()) };
         let mut keys = Vec::new();
         if !flags.is_dev {
             let given = flags.key_file.as_ref().or(file.key_file.as_ref());
