@@ -52,24 +52,14 @@ impl Gatekeeper {
             answer.count += 1;
             return;
         }
-        let given = self.give(question, caps, broker, local);
+        let given = self.answer(question, caps).and_then(|(observer, value, caps)| {
+            let Entity::Remote(remote) = observer.entity() else { return None };
+            let handle = broker.next_handle();
+            local.stage.direct_assert(remote, &value, &caps, handle);
+            Some((observer, handle))
+        });
         let caps = if given.is_none() { caps.clone() } else { Caps::new() };
         answers.insert(question.into(), Answer { count: 1, given, caps });
-    }
-
-    /// Answers a question, if there is an answer. Where, and under which handle.
-    fn give(
-        &self,
-        question: &[u8],
-        caps: &Caps,
-        broker: &Arc<Broker>,
-        local: &mut Local,
-    ) -> Option<(Cap, u64)> {
-        let (observer, value, caps) = self.answer(question, caps)?;
-        let Entity::Remote(remote) = observer.entity() else { return None };
-        let handle = broker.next_handle();
-        local.stage.direct_assert(remote, &value, &caps, handle);
-        Some((observer, handle))
     }
 
     /// A question is retracted: so is its answer, if nobody else asks.

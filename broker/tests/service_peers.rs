@@ -150,6 +150,7 @@ fn other_keys_let_others_in_and_leave_those_that_are() {
     early.sync();
     ask(&mut early, b"first", 8);
     assert_eq!(early.event().body, "<error sturdyref-failed-validation>");
+    until("all debts are those of what waits", || server.audit().is_ok() && server.total_debt() == 0);
 }
 
 /// Only root can be somebody else: tells whether this is root, and says so if not.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Binding, Gatekeeper};
-use crate::cap::{Cap, Entity};
-use crate::{Broker, Local};
 use staunch_protocols::sturdy::SturdyRef;
+
+use super::{Binding, Gatekeeper};
+use crate::cap::{Cap, Caps, Entity};
+use crate::{Broker, Local};
 
 impl Gatekeeper {
     /// What a reference stands for now; `None` if it is not valid.
@@ -22,16 +23,19 @@ impl Gatekeeper {
         *self.bindings.lock() = new.collect();
     }
 
-    /// Answers the questions that have met silence, if there is an answer by now.
+    /// Answers the questions that have met silence, if there is an answer by now; at the cost of whoever is told.
     pub(crate) fn answer_waiting(&self, broker: &Arc<Broker>, local: &mut Local) {
         let mut answers = self.answers.lock();
         for (question, answer) in answers.iter_mut().filter(|(_, answer)| answer.given.is_none()) {
-            answer.given = self.give(question, &answer.caps, broker, local);
-            if let Some((observer, _)) = &answer.given
-                && let Entity::Remote(remote) = observer.entity()
-            {
-                tracing::debug!(connection = remote.session().account().name(), "answers at last");
-            }
+            let Some((observer, value, caps)) = self.answer(question, &answer.caps) else { continue };
+            let Entity::Remote(remote) = observer.entity() else { continue };
+            local.stage.begin(remote.session().account(), 0, broker.fan_out_max);
+            local.stage.next_turn();
+            let handle = broker.next_handle();
+            local.stage.direct_assert(remote, &value, &caps, handle);
+            local.stage.publish_staged(broker);
+            answer.given = Some((observer, handle));
+            answer.caps = Caps::new();
         }
     }
 }

@@ -27,7 +27,6 @@ impl Server {
         self.broker.scheduler().spawn(move |worker| {
             if let Some(broker) = broker.upgrade() {
                 gatekeeper.answer_waiting(&broker, &mut worker.local);
-                worker.local.stage.publish_staged(&broker);
                 worker.local.stage.flush(&mut worker.local.scratch);
                 worker.local.publish_counts(&broker);
             }
