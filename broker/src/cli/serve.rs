@@ -210,8 +210,10 @@ impl Source {
     /// Prints what holds.
     fn check(&self) -> Result<(), Fault> {
         let settings = self.read().map_err(Fault::Failed)?;
-        settings.check_keys().map_err(Fault::Failed)?;
-        settings.config(&[]).map_err(Fault::Failed)?;
+        let keys = settings.check_keys().map_err(Fault::Failed)?;
+        let config = settings.config(&keys).map_err(Fault::Failed)?;
+        // What is not there yet has made no references.
+        unsigned(&config).iter().for_each(|warning| eprintln!("staunch: warning: {warning}"));
         let listen = listen(&settings, &[]);
         if settings.is_dev {
             check_local(&listen).map_err(Fault::Failed)?;
@@ -248,7 +250,7 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
         tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
     }
     keys.iter().for_each(introduce);
-    warn_of(&config);
+    unsigned(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let listen = config.listen;
     let mut before = settings.show(&listen);
     let mut bindings = config.bindings;
@@ -264,8 +266,16 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
             tracing::info!("reloaded: references are checked against other keys; who is in stays");
             keys.iter().filter(|key| key.is_made).for_each(introduce);
         }
-        warn_of(&config);
+        unsigned(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
+        // What holds after a restart does not hold yet.
+        let fixed = FIXED.map(|name| (name, before.remove(name)));
         (before, bindings) = (after, config.bindings);
+        for (name, value) in fixed {
+            match value {
+                Some(value) => _ = before.insert(name.to_owned(), value),
+                None => _ = before.remove(name),
+            }
+        }
         Ok(settings.drain)
     };
     Ok(Life { server, drain, reload: Some(Box::new(reload)) })
@@ -320,13 +330,16 @@ fn introduce(read: &Read) {
     }
 }
 
-/// Logs which rules refuse whoever they are for, since their references are not valid.
-fn warn_of(config: &Config) {
-    for (at, Rule { start, who }) in config.rules.iter().enumerate() {
-        let Start::Reference(reference) = start else { continue };
+/// Which rules refuse whoever they are for, since their references are not valid.
+fn unsigned(config: &Config) -> Vec<String> {
+    let is_signed = |reference: &SturdyRef| {
         let binding = config.bindings.iter().find(|binding| binding.oid == reference.oid);
-        if !binding.is_some_and(|binding| reference.verify(&binding.key)) || reference.compile().is_err() {
-            tracing::warn!(?who, "[[unix]] rule {}: no key of this broker has made its reference", at + 1);
-        }
-    }
+        binding.is_some_and(|binding| reference.verify(&binding.key)) && reference.compile().is_ok()
+    };
+    let numbered = config.rules.iter().zip(1..);
+    let unsigned = numbered.filter(|(rule, _)| matches!(&rule.start, Start::Reference(r) if !is_signed(r)));
+    let told = |(_, number): (&Rule, u32)| {
+        format!("[[unix]] rule {number} lets nobody in: no key of this broker has made its reference")
+    };
+    unsigned.map(told).collect()
 }

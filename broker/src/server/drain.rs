@@ -5,7 +5,7 @@
 //!    read whole take effect; those that wait for credit may, as it is repaid.
 //! 3. *What waits goes out*, for as long as is allowed: peers that read get all of it.
 //! 4. *Last words*: each session that is left is ended with an Error packet. A peer that takes it and ends its side is
-//!    gone; the others have [`FAREWELL`] for that.
+//!    gone; when none has gone for [`FAREWELL`], the others have had their time.
 //! 5. *The end*: connections are cut, the workers stopped.
 //!
 //! Every wait has an end, so the whole has one.
@@ -17,16 +17,18 @@ use std::time::{Duration, Instant};
 use super::Server;
 use crate::relay::{Failure, Session};
 
-/// For how long peers may take their last words.
+/// For how long peers may take their last words while no other goes.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// For how long sessions may take to end once their connections have been cut.
+/// For how long sessions may take to end once their connections have been cut, while no other does.
 const CUT: Duration = Duration::from_millis(500);
-/// How often it is looked whether a step is done.
+/// For how long either may take in all: very many sessions do not end within half a second.
+const ENDS_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether a step is done, at most.
 const STEP: Duration = Duration::from_millis(5);
 
 impl Server {
-    /// Ends the broker in good order. Waits for up to `patience` for peers to take what waits for them, and a second
-    /// more for them to go. Returns whether all that was read has taken effect and has gone out.
+    /// Ends the broker in good order. Waits for up to `patience` for peers to take what waits for them, and about a
+    /// second more for them to go (with very many of them, ten at most). Returns whether all that was read has taken effect and has gone out.
     ///
     /// Blocks the thread: not to be called by a worker.
     pub fn drain(&self, patience: Duration) -> bool {
@@ -37,9 +39,11 @@ impl Server {
         let mut settled = 0;
         // Twice in a row: what was on its way from one place to another while all were looked at has come there.
         while settled < 2 && Instant::now() < until {
+            let start = Instant::now();
             settled = if self.is_settled() { settled + 1 } else { 0 };
             if settled < 2 {
-                std::thread::sleep(STEP);
+                // Looking at very many sessions must not take the time that they need.
+                std::thread::sleep(STEP.max(4 * start.elapsed()).min(until - start));
             }
         }
         for session in self.sessions() {
@@ -74,10 +78,16 @@ impl Server {
         self.broker.sessions.iter().map(|session| session.clone()).collect()
     }
 
+    /// Waits until all sessions have gone, or none has for so long.
     fn await_departures(&self, patience: Duration) {
         let start = Instant::now();
-        while self.connections() > 0 && start.elapsed() < patience {
+        let (mut left, mut since) = (self.connections(), start);
+        while left > 0 && since.elapsed() < patience && start.elapsed() < ENDS_MAX {
             std::thread::sleep(STEP);
+            let now = self.connections();
+            if now < left {
+                (left, since) = (now, Instant::now());
+            }
         }
     }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use staunch::limits::Limits;
 use staunch::server::{Address, Binding, Config};
+use staunch_system::process::effective_user;
 use toml::{Table, Value};
 
-use super::super::key;
+use super::super::key::{self, KeyError};
 use super::limits::{Chosen, LIMITS};
 use super::rules::UnixRule;
 use super::{File, Oid, amount};
@@ -139,15 +140,22 @@ impl Settings {
         self.keys.iter().map(read).collect()
     }
 
-    /// Checks the keys, as far as they are there.
+    /// The keys, as far as they are there.
     ///
     /// # Errors
     /// What is wrong with one.
-    pub(crate) fn check_keys(&self) -> Result<(), String> {
-        self.keys.iter().try_for_each(|key| match key::read(&key.path) {
-            Err(error) if !error.is_absence() => Err(error.to_string()),
-            _ => Ok(()),
-        })
+    pub(crate) fn check_keys(&self) -> Result<Vec<Read>, String> {
+        let mut found = Vec::new();
+        for Key { path, oid, .. } in &self.keys {
+            match key::read(path) {
+                Ok(key) => found.push(Read { path: path.clone(), oid: oid.clone(), key, is_made: false }),
+                Err(error) if error.is_absence() => {}
+                // Root checks what is for the service's own user.
+                Err(KeyError::Foreign { .. }) if effective_user() == 0 => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(found)
     }
 
     /// The broker's configuration, but for where it listens.
