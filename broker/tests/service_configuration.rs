@@ -78,6 +78,27 @@ fn every_key_is_documented() {
     }
 }
 
+/// Texts that name a default name the one that there is.
+#[test]
+fn defaults_are_told_as_they_are() {
+    let defaults = check(&["--dev"]);
+    let help = run(&["serve", "--help"]).out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let documented = std::fs::read_to_string(share("../../docs/configuration.md")).unwrap();
+    let limits = defaults["limits"].as_table().unwrap().iter();
+    for (name, value) in defaults.iter().filter(|(_, value)| !value.is_table()).chain(limits) {
+        let row = documented.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+        // There are as many as there are processors.
+        assert!(name == "workers" || row.contains(&value.to_string()), "{name} = {value}: {row}");
+        if let Some((_, flag)) = help.split_once(&format!("--{name} <"))
+            && let Some(size) = value.as_str()
+        {
+            // Up to the next flag's own words.
+            let told = flag.split("> ").nth(1).unwrap_or_default();
+            assert!(told.contains(&format!("[default: {size}]")), "{name} = {size}: {told}");
+        }
+    }
+}
+
 #[test]
 fn flags_win_over_the_file_and_what_is_printed_can_be_read_again() {
     let folder = tempfile::tempdir().unwrap();
