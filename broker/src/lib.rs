@@ -100,6 +100,7 @@ impl Local {
         let counters = &broker.counters;
         // Relaxed: counters only.
         for (counter, count) in [
+            (&counters.reads, std::mem::take(&mut stage.counts.reads)),
             (&counters.writes, std::mem::take(&mut stage.counts.writes)),
             (&counters.written_bytes, std::mem::take(&mut stage.counts.bytes)),
             (&counters.deliveries, std::mem::take(&mut stage.deliveries)),
@@ -133,6 +134,7 @@ impl Numbers {
 /// What has happened so far. Relaxed throughout: nothing is published by them.
 #[derive(Default)]
 struct Counters {
+    reads: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
     deliveries: AtomicU64,

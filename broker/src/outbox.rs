@@ -185,7 +185,8 @@ pub(crate) enum Flushed {
 
 /// Counts of system calls, kept by each worker.
 #[derive(Default, Debug, Clone, Copy)]
-pub(crate) struct WriteCounts {
+pub(crate) struct CallCounts {
+    pub(crate) reads: u64,
     pub(crate) writes: u64,
     pub(crate) bytes: u64,
 }
@@ -307,7 +308,7 @@ impl Outbox {
         stream: &Stream,
         pool: &mut Pool,
         repayments: &mut Repayments,
-        counts: &mut WriteCounts,
+        counts: &mut CallCounts,
     ) -> Flushed {
         let mut taken = std::mem::take(&mut pool.taken);
         let flushed = self.flush_pieces(stream, &mut taken, pool, repayments, counts);
@@ -323,7 +324,7 @@ impl Outbox {
         taken: &mut VecDeque<Segment>,
         pool: &mut Pool,
         repayments: &mut Repayments,
-        counts: &mut WriteCounts,
+        counts: &mut CallCounts,
     ) -> Flushed {
         let mut dropped = None;
         let mut woken = None;
@@ -574,9 +575,7 @@ fn put_back(
             Some(Segment::Batch(batch)) => {
                 state.inline_bytes -= length;
                 state.is_within = false;
-                if let Some(buffer) = Arc::into_inner(batch) {
-                    pool.put(buffer);
-                }
+                pool.unshare(batch);
             }
             Some(Segment::Shared(body)) => {
                 state.is_within = true;

@@ -394,15 +394,17 @@ impl Server {
         self.broker.ledger.total_debt()
     }
 
-    /// Events delivered, write calls made, messages dropped since they would have introduced a capability, times that a
-    /// connection was held back, connections ended and connections refused, so far.
-    pub fn counts(&self) -> [(&'static str, u64); 6] {
+    /// So far: events delivered, reads from and writes to connections, messages dropped since they would have introduced
+    /// a capability, times that a connection was held back, connections ended, and connections refused. A worker adds
+    /// what it has counted at the end of each run of a connection.
+    pub fn counts(&self) -> [(&'static str, u64); 7] {
         let c = &self.broker.counters;
         // Relaxed: counters only.
         let read =
             |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
         [
             ("deliveries", read(&c.deliveries)),
+            ("reads", read(&c.reads)),
             ("writes", read(&c.writes)),
             ("transient drops", read(&c.transient_drops)),
             ("throttled", read(&c.throttled)),

@@ -25,7 +25,7 @@ use self::introduce::Notes;
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Router, Target};
-use crate::outbox::{Appended, Flushed, Level, Pool, Segment, SharedBody, WriteCounts};
+use crate::outbox::{Appended, CallCounts, Flushed, Level, Pool, Segment, SharedBody};
 use crate::relay::{Failure, Opening, Remote, Session};
 use crate::schedule::Ready;
 
@@ -82,7 +82,7 @@ pub(crate) struct Stage {
     scanner: Scanner,
     pub(crate) pool: Pool,
     pub(crate) repayments: Repayments,
-    pub(crate) counts: WriteCounts,
+    pub(crate) counts: CallCounts,
     /// Messages not delivered since they would have introduced a capability.
     pub(crate) transient_drops: u64,
     pub(crate) deliveries: u64,
@@ -113,7 +113,7 @@ impl Default for Stage {
             scanner: Scanner::new(Limits { packet_bytes_max: u32::MAX, ..Limits::default() }),
             pool: Pool::default(),
             repayments: Repayments::default(),
-            counts: WriteCounts::default(),
+            counts: CallCounts::default(),
             transient_drops: 0,
             deliveries: 0,
             body: Vec::new(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::*;
-use staunch::server::Server;
+use staunch::server::{Config, Server};
 
 /// Packets of all kinds that a resolved client may send, one after the other.
 const VALID: [&str; 8] = [
@@ -234,4 +234,43 @@ fn a_turn_that_caveats_blow_up() {
         let error = client.ends_with_error();
         assert!(error.contains("caveats"), "{error}");
     });
+}
+
+/// A principal may have so many skeletons, in however many connections; others are not concerned, and what it gives up
+/// it may have again.
+#[test]
+fn skeletons_are_bounded_per_principal() {
+    let (server, address) = start(Config {
+        workers: 2,
+        limits: staunch::limits::Limits { principal_skeletons: 5, ..Default::default() },
+        ..Config::default()
+    });
+    let one = "127.0.0.1".parse().unwrap();
+    let other = "127.0.0.2".parse().unwrap();
+    let skeleton = |n: usize| observe(&format!("<group <rec s{n}> {{0: <bind <_>>}}>"), 7, n as i64 + 10);
+    let mut first = Client::tcp_from(one, address).resolved();
+    (0..3).for_each(|n| first.send(&format!("[{}]", skeleton(n))));
+    first.sync();
+    let mut second = Client::tcp_from(one, address).resolved();
+    // Known ones are free.
+    (0..5).for_each(|n| second.send(&format!("[{}]", skeleton(n))));
+    second.sync();
+    assert_eq!(server.index_counts().2, 5);
+    // The sixth ends the connection that asks for it, and nothing of its turn has happened.
+    let mut third = Client::tcp_from(one, address).resolved();
+    third.send(&format!("[[1 <A <there> 2>] {}]", skeleton(5)));
+    let why = third.ends_with_error();
+    assert!(why.contains("More than 5 kinds of pattern (skeletons) of one principal"), "{why}");
+    let mut elsewhere = Client::tcp_from(other, address).resolved();
+    (5..10).for_each(|n| elsewhere.send(&format!("[{}]", skeleton(n))));
+    elsewhere.sync();
+    assert_eq!(server.index_counts().2, 10);
+    // The others of the principal go on, and once some are given up there is room again.
+    second.send("[[1 <R 13>] [1 <R 14>]]");
+    second.sync();
+    let mut fourth = Client::tcp_from(one, address).resolved();
+    (20..22).for_each(|n| fourth.send(&format!("[{}]", skeleton(n))));
+    fourth.sync();
+    fourth.send(&format!("[{}]", skeleton(22)));
+    fourth.ends_with_error();
 }

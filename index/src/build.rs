@@ -15,7 +15,7 @@ use crate::bag::{Bag, Reading};
 use crate::commit::{Index, SHARDS, Scratch};
 use crate::find::registers;
 use crate::key::key_of;
-use crate::pattern::Pattern;
+use crate::pattern::{Loc, Pattern};
 use crate::store::{Members, Shard};
 use crate::trie::Group;
 use crate::value::{Domain, Rescan, Stored};
@@ -78,6 +78,12 @@ impl<D: Domain> Index<D> {
                 let at = stop;
                 stop += 1;
                 let Some(stored) = shard.get(at).cloned() else { continue };
+                // Most values have another label, which their first bytes tell.
+                if let Some((Loc::Root, class)) = skeleton.shape.first()
+                    && !class.admits_bytes(stored.bytes())
+                {
+                    continue;
+                }
                 bytes += stored.bytes().len();
                 let (value, finder) = scratch.rescan.open(stored.bytes());
                 let Some(registers) = registers(&skeleton.shape, value, finder) else { continue };

@@ -49,6 +49,17 @@ impl Class {
             Class::Dict => value.tag() == tag::DICTIONARY,
         }
     }
+
+    /// The same for a value in canonical form that has not been scanned.
+    pub(crate) fn admits_bytes(&self, value: &[u8]) -> bool {
+        let (class, inside) = match self {
+            Class::Rec(label) => (tag::RECORD, &**label),
+            Class::Arr => (tag::SEQUENCE, &[][..]),
+            Class::Dict => (tag::DICTIONARY, &[][..]),
+        };
+        // No value's bytes begin with another's, so what begins with the label has that label.
+        value.split_first().is_some_and(|(first, rest)| *first == class && rest.starts_with(inside))
+    }
 }
 
 /// The groups of a pattern in pre-order: where each stands and what it matches.
@@ -217,5 +228,37 @@ impl Pattern {
         let (pattern, observer) = (fields.next()?, fields.next()?);
         observer.embedded()?;
         Some((Pattern::compile(pattern)?, observer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use staunch_protocols::text;
+    use staunch_protocols::wire::{Limits, Scanner};
+
+    use super::*;
+
+    #[test]
+    fn what_a_class_admits_is_told_by_the_first_bytes() {
+        let limits = Limits::default();
+        let bytes = |text: &str| text::parse(text, &limits).unwrap();
+        let labels = ["a", "ab", "\"a\"", "1", "[]", "[a]", "<a>"];
+        let mut classes: Vec<Class> =
+            labels.iter().map(|label| Class::Rec(bytes(label).into_boxed_slice())).collect();
+        classes.extend([Class::Arr, Class::Dict]);
+        let mut values: Vec<String> = labels.iter().map(|label| format!("<{label} 1>")).collect();
+        values.extend(["a", "[a 1]", "[]", "{a: 1}", "{}", "#{a}", "1"].map(str::to_owned));
+        for value in &values {
+            let bytes = bytes(value);
+            let mut scanner = Scanner::new(limits);
+            scanner.scan(&bytes).unwrap();
+            for class in &classes {
+                assert_eq!(
+                    class.admits_bytes(&bytes),
+                    class.admits(scanner.view(&bytes)),
+                    "{class:?} {value}"
+                );
+            }
+        }
     }
 }

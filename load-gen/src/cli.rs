@@ -13,6 +13,7 @@ use crate::compare::Comparison;
 use crate::payload::HEAD_BYTES;
 use crate::report::{Report, Sample};
 use crate::scenario;
+use crate::scenario::stall::Comes;
 use crate::screen::Screen;
 use crate::settings::{Amount, Protocol, Settings};
 
@@ -99,6 +100,9 @@ struct Common {
     #[arg(long, global = true, default_value = "16384", value_name = "BYTES", help_heading = "Messages")]
     #[arg(value_parser = positive::<NonZeroUsize>)]
     write_bytes: NonZeroUsize,
+    /// The reference by which producers come in, such as one that is attenuated, as Preserves text
+    #[arg(long, global = true, value_name = "REF", help_heading = "Messages", value_parser = reference)]
+    producer_ref: Option<Reference>,
     /// Observe `{0: <bind <_>> 1: <bind <_>>}`: every consumer takes every producer's messages
     #[arg(long, global = true, help_heading = "Messages")]
     capture_both: bool,
@@ -215,6 +219,9 @@ enum Scenario {
         /// The observer is there before the assertions rather than after them
         #[arg(long)]
         early: bool,
+        /// Another session observes the same and reads: so the broker knows already what it takes to tell of them
+        #[arg(long, conflicts_with = "early")]
+        observed: bool,
     },
     /// Two clients through a bare relay instead of a broker: what moving the bytes costs
     RelayFloor,
@@ -290,6 +297,7 @@ impl Cli {
             payload_bytes,
             events_per_packet: c.events_per_packet.get(),
             write_bytes: c.write_bytes.get(),
+            producer_ref: c.producer_ref.clone(),
             captures_both: c.capture_both,
             checks_bodies: c.check_bodies,
             threads: c.threads.get(),
@@ -298,6 +306,14 @@ impl Cli {
             screen: Screen::new(c.progress),
         })
     }
+}
+
+/// A value in canonical form. (Its own type: clap takes a `Vec` for many values.)
+type Reference = std::sync::Arc<[u8]>;
+
+fn reference(text: &str) -> Result<Reference, String> {
+    let limits = staunch_protocols::wire::Limits::default();
+    staunch_protocols::text::parse(text, &limits).map(Reference::from).map_err(|error| error.to_string())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -379,8 +395,13 @@ impl Scenario {
             Scenario::Stall { observers, alone } => {
                 scenario::stall::messages(settings, observers.get(), stall, !alone)
             }
-            Scenario::StallAssertions { count, value_bytes, early } => {
-                scenario::stall::assertions(settings, count.get(), *value_bytes, stall, *early)
+            Scenario::StallAssertions { count, value_bytes, early, observed } => {
+                let comes = match (early, observed) {
+                    (true, _) => Comes::First,
+                    (false, true) => Comes::AfterAnother,
+                    (false, false) => Comes::Last,
+                };
+                scenario::stall::assertions(settings, count.get(), *value_bytes, stall, comes)
             }
             Scenario::RelayFloor => scenario::relay_floor(settings),
             Scenario::Compare { .. } => Ok(vec![]),

@@ -127,9 +127,14 @@ impl From<Malformed> for Error {
 }
 
 /// Turns an error of the system into [`Error::Io`], saying what was being done.
-pub(crate) fn doing<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> Error {
+pub(crate) fn doing<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> Error + use<E> {
     let what = what.to_owned();
     move |e| Error::Io(what, e.into())
+}
+
+/// Turns an error of looking at a process into [`Error::Io`].
+pub(crate) fn looking_at(pid: u32) -> impl FnOnce(io::Error) -> Error {
+    doing(&format!("looking at process {pid}, which may have ended"))
 }
 
 /// Connects a blocking stream socket, without delaying small writes.
@@ -237,12 +242,23 @@ impl Client {
         Ok(client)
     }
 
+    /// The same by another reference, in canonical form.
+    pub fn open_by(contact: Contact<'_>, barrier: Barrier, reference: &[u8]) -> Result<Client, Error> {
+        let mut client = Client::connect(contact, barrier)?;
+        client.resolve_by(Some(reference))?;
+        Ok(client)
+    }
+
     /// Resolves the well-known reference. One round trip.
     pub fn resolve(&mut self) -> Result<(), Error> {
+        self.resolve_by(None)
+    }
+
+    fn resolve_by(&mut self, reference: Option<&[u8]>) -> Result<(), Error> {
         let handle = self.handle();
         let mut packet = vec![];
         encode::turn(&mut packet, |out| {
-            encode::assert(out, 0, handle, |out| encode::resolve(out, ANSWER_OID));
+            encode::assert(out, 0, handle, |out| encode::resolve(out, reference, ANSWER_OID));
         });
         self.send(&packet)?;
         let mut answer = None;

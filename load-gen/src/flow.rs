@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::check::Faults;
-use crate::client::{Client, Error};
+use crate::client::{Client, Error, looking_at};
 use crate::drive::{Drive, Port};
 use crate::nats;
 use crate::payload::now_ns;
@@ -267,7 +267,7 @@ impl Meter {
 }
 
 fn read_usage(pid: u32) -> Result<Usage, Error> {
-    Usage::of(pid).map_err(crate::client::doing(&format!("reading /proc/{pid}")))
+    Usage::of(pid).map_err(looking_at(pid))
 }
 
 /// The pattern by which consumers observe messages of producer `name`.
@@ -320,7 +320,10 @@ pub fn open_producer(s: &Settings, plan: &Plan, number: usize, control: Arc<Cont
     };
     match s.protocol {
         Protocol::Syndicate => {
-            let client = Client::open(s.contact(), s.barrier)?;
+            let client = match &s.producer_ref {
+                Some(reference) => Client::open_by(s.contact(), s.barrier, reference)?,
+                None => Client::open(s.contact(), s.barrier)?,
+            };
             let source = source(Template::says(client.dataspace(), &shape));
             let (fd, decoder, kept) = client.into_parts();
             Ok(Port::new(fd, kept, Some(source), Box::new(Observers::new(decoder, nothing))))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{Address, Barrier, Contact, Error, doing};
+use crate::client::{Address, Barrier, Contact, Error, looking_at};
 use crate::screen::Screen;
 use crate::sink::Scrutiny;
 use crate::source::Shape;
@@ -61,6 +61,8 @@ pub struct Settings {
     pub events_per_packet: usize,
     /// Bytes per write.
     pub write_bytes: usize,
+    /// The reference by which producers come in, in canonical form, if it is not the well-known one.
+    pub producer_ref: Option<std::sync::Arc<[u8]>>,
     /// Observers capture the producer's name too and take every producer's messages.
     pub captures_both: bool,
     /// Compare every payload rather than a sample.
@@ -104,7 +106,7 @@ impl Settings {
     pub fn broker_rss_kib(&self) -> Result<Option<u64>, Error> {
         let Some(pid) = self.broker_pid else { return Ok(None) };
         std::thread::sleep(REST);
-        crate::usage::rss_kib(pid).map(Some).map_err(doing(&format!("reading /proc/{pid}")))
+        crate::usage::rss_kib(pid).map(Some).map_err(looking_at(pid))
     }
 
     /// How thoroughly consumers look; latencies are sampled unless the run is about them.

@@ -8,6 +8,7 @@
 //! - [`packet`]: Turns, events, errors and wire references.
 //! - [`caveat`]: what attenuated capabilities do to values, compiled once and run without trees.
 //! - [`sturdy`]: capabilities as signed data.
+//! - [`schema`]: records as types, generated from `schemas/*.prs`; for the cold paths.
 //! - [`text`]: the Preserves text syntax, for people.
 //!
 //! **Invariant:** a [`wire::View`] only ever looks at bytes that a scanner has accepted. The parts of this
@@ -16,6 +17,7 @@
 
 pub mod caveat;
 pub mod packet;
+pub mod schema;
 pub mod sturdy;
 pub mod text;
 pub mod wire;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{parse_text, scanned, strings, unhex, vectors};
-use staunch_protocols::sturdy::{SturdyError, SturdyRef};
+use staunch_protocols::sturdy::{CaveatFault, SturdyError, SturdyRef, check_caveat};
 
 fn read(parameters: &[u8]) -> Result<SturdyRef, SturdyError> {
     SturdyRef::read_parameters(scanned(parameters).view(parameters))
@@ -106,4 +106,20 @@ fn an_empty_list_of_caveats_equals_none() {
     let back = read(&parse_text(&(text + "\"}"))).unwrap();
     assert!(back.verify(b"hello"));
     assert_eq!(back, sturdy);
+}
+
+#[test]
+fn caveats_are_checked_before_they_are_signed() {
+    let check = |text: &str| {
+        let caveat = parse_text(text);
+        check_caveat(scanned(&caveat).view(&caveat))
+    };
+    assert_eq!(check("<reject <_>>"), Ok(true));
+    assert_eq!(check("<or [<rewrite <bind <_>> <ref 0>>]>"), Ok(true));
+    for unknown in ["<zork>", "7", "<rewrite <_>>", "<or [<reject <_>>]>"] {
+        assert_eq!(check(unknown), Ok(false), "{unknown}");
+    }
+    assert_eq!(check("<reject <_> 1>"), Err(CaveatFault::Surplus));
+    assert_eq!(check("<zork #:1>"), Err(CaveatFault::Capability));
+    assert!(matches!(check("<rewrite <_> <ref 0>>"), Err(CaveatFault::Invalid(_))));
 }

@@ -80,7 +80,7 @@ fn length(bytes: usize) -> String {
     if bytes > KEY_BYTES { "more".to_owned() } else { bytes.to_string() }
 }
 
-/// Reads the key, or makes one if there is none.
+/// Reads the key of a broker, or makes one if there is none. A key that is another user's (but root's) is refused.
 ///
 /// # Returns
 /// The key, and whether it was made.
@@ -88,7 +88,7 @@ fn length(bytes: usize) -> String {
 /// # Errors
 /// [`KeyError`].
 pub(super) fn read_or_make(path: &Path, makes_folder: bool) -> Result<(Vec<u8>, bool), KeyError> {
-    match read(path) {
+    match read_owned(path) {
         Err(error) if error.is_absence() => {}
         other => return other.map(|key| (key, false)),
     }
@@ -104,7 +104,7 @@ pub(super) fn read_or_make(path: &Path, makes_folder: bool) -> Result<(Vec<u8>, 
     match place(path, folder, &key) {
         Ok(()) => Ok((key, true)),
         // Somebody else was faster.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path).map(|key| (key, false)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read_owned(path).map(|key| (key, false)),
         Err(error) => Err(doing(error)),
     }
 }
@@ -128,11 +128,23 @@ fn place(path: &Path, folder: &Path, content: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Reads the key.
+/// Reads a key, whoever owns it.
 ///
 /// # Errors
 /// [`KeyError`].
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
+    Ok(read_with_owner(path)?.0)
+}
+
+/// Reads the key of a broker that runs as this user.
+fn read_owned(path: &Path) -> Result<Vec<u8>, KeyError> {
+    match read_with_owner(path)? {
+        (key, owner) if owner == 0 || owner == effective_user() => Ok(key),
+        (_, user) => Err(KeyError::Foreign { path: path.to_owned(), user }),
+    }
+}
+
+fn read_with_owner(path: &Path) -> Result<(Vec<u8>, u32), KeyError> {
     let doing = KeyError::io(path);
     // To open a pipe would wait for somebody who writes to it.
     if !fs::metadata(path).map_err(doing)?.is_file() {
@@ -143,13 +155,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
     if found.mode() & 0o077 != 0 {
         return Err(KeyError::Readable { path: path.to_owned(), mode: found.mode() & 0o7777 });
     }
-    if found.uid() != 0 && found.uid() != effective_user() {
-        return Err(KeyError::Foreign { path: path.to_owned(), user: found.uid() });
-    }
     let mut key = Vec::new();
     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut key).map_err(doing)?;
     match key.len() {
-        KEY_BYTES_MIN..=KEY_BYTES => Ok(key),
+        KEY_BYTES_MIN..=KEY_BYTES => Ok((key, found.uid())),
         bytes => Err(KeyError::Length { path: path.to_owned(), bytes }),
     }
 }
@@ -202,6 +211,12 @@ mod tests {
         check(&[7; 15], 0o600, "has 15");
         check(&[7; 33], 0o600, "has more");
         check(&[], 0o600, "has 0");
+        if effective_user() == 0 {
+            fs::write(&path, [7; 32]).unwrap();
+            std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+            assert!(matches!(read_or_make(&path, true), Err(KeyError::Foreign { user: 12345, .. })));
+            assert!(read(&path).is_ok(), "root may print its references");
+        }
         assert!(read(folder.path()).unwrap_err().to_string().contains("not a file"));
     }
 }

@@ -240,6 +240,8 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
         tracing::debug!("takes over a socket: {name}");
         config.sockets.push(socket);
     }
+    // Before the start: a key that was made is not made again if that fails.
+    keys.iter().for_each(introduce);
     let started = if settings.is_dev { Server::start_dev(&config) } else { Server::start(&config) };
     let server = started.map_err(|error| advise(&error, &config.listen))?;
     if let Some(path) = source.path.as_ref().filter(|path| path.exists()) {
@@ -249,7 +251,6 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
     if settings.is_dev {
         tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
     }
-    keys.iter().for_each(introduce);
     unsigned(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let listen = config.listen;
     let mut before = settings.show(&listen);

@@ -1,6 +1,7 @@
 //! Memory for reuse.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::Segment;
 
@@ -8,12 +9,15 @@ use super::Segment;
 #[derive(Default)]
 pub(crate) struct Pool {
     buffers: Vec<Vec<u8>>,
+    /// Empty, and held by nobody else.
+    shells: Vec<Arc<Vec<u8>>>,
     pub(super) taken: VecDeque<Segment>,
 }
 
 impl Pool {
     const BUFFERS_MAX: usize = 64;
     const BUFFER_BYTES_MAX: usize = 256 << 10;
+    const SHELLS_MAX: usize = 64;
 
     pub(crate) fn take(&mut self) -> Vec<u8> {
         self.buffers.pop().unwrap_or_default()
@@ -26,6 +30,26 @@ impl Pool {
         {
             buffer.clear();
             self.buffers.push(buffer);
+        }
+    }
+
+    /// A buffer that several are to hold.
+    pub(crate) fn share(&mut self, buffer: Vec<u8>) -> Arc<Vec<u8>> {
+        if let Some(mut shell) = self.shells.pop()
+            && let Some(place) = Arc::get_mut(&mut shell)
+        {
+            *place = buffer;
+            return shell;
+        }
+        Arc::new(buffer)
+    }
+
+    /// Takes back what [`Pool::share`] gave, from the last who holds it. (If the last two come at once, it is dropped.)
+    pub(crate) fn unshare(&mut self, mut shared: Arc<Vec<u8>>) {
+        let Some(buffer) = Arc::get_mut(&mut shared).map(std::mem::take) else { return };
+        self.put(buffer);
+        if self.shells.len() < Pool::SHELLS_MAX {
+            self.shells.push(shared);
         }
     }
 }

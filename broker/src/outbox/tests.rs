@@ -10,7 +10,7 @@ fn a_failed_write_leaves_nothing_behind() {
     let (ours, theirs) = Stream::pair().unwrap();
     let outbox = Outbox::new(64 << 20);
     let (mut pool, mut repayments, mut counts) =
-        (Pool::default(), Repayments::default(), WriteCounts::default());
+        (Pool::default(), Repayments::default(), CallCounts::default());
     let mut pieces = vec![Segment::Inline(vec![0x80; 4 << 20])];
     pieces.extend((0..20).map(|_| Segment::Inline(vec![0x80; 10])));
     let bytes: u64 = pieces.iter().map(|piece| piece.bytes().len() as u64).sum();

@@ -28,8 +28,8 @@ pub(crate) enum Ref {
     Imported(Int),
 }
 
-/// The references that one assertion holds.
-pub(crate) type Refs = SmallVec<[Ref; 2]>;
+/// The references that one assertion holds; most that hold any hold one.
+pub(crate) type Refs = SmallVec<[Ref; 1]>;
 
 /// Oids of ours, one for each time.
 pub(crate) type Oids = SmallVec<[u64; 2]>;

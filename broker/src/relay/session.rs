@@ -23,7 +23,7 @@ use super::membrane::Membrane;
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
 use crate::limits::{Exceeded, Share};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Pool};
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
 use crate::{Broker, Local};
@@ -97,7 +97,7 @@ pub(super) struct Inbound {
     /// Where the scan of the packet at the carry's start stands, if one has begun.
     scanner: Option<Scanner>,
     /// A turn that waits for something to be built.
-    waiting: Option<Decoded>,
+    waiting: Option<Box<Decoded>>,
     /// There may be more to read.
     is_readable: bool,
     /// The peer has finished: read to the end, then end.
@@ -339,6 +339,16 @@ impl Task<Local> for Session {
     }
 }
 
+/// What is kept until the next read, without the room that a long packet has left: the connection may be idle for long.
+fn fitting(carry: Vec<u8>, pool: &mut Pool) -> Vec<u8> {
+    if carry.capacity() <= CARRY_MAX || carry.len() >= carry.capacity() / 2 {
+        return carry;
+    }
+    let kept = carry.as_slice().to_vec();
+    pool.put(carry);
+    kept
+}
+
 impl Session {
     fn advance(self: &Arc<Self>, inbound: &mut Inbound, local: &mut Local, buffer: &mut [u8]) -> Outcome {
         if inbound.is_ending {
@@ -409,7 +419,7 @@ impl Session {
         }
         // Before the broker ends, only what was read already is handled, and what was sent by those that have gone.
         if !inbound.is_readable || self.broker.is_draining() && !inbound.is_hanging_up {
-            inbound.carry = carry;
+            inbound.carry = fitting(carry, &mut local.stage.pool);
             return Ok(Outcome::Idle);
         }
         if carry.len() > CARRY_MAX {
@@ -417,7 +427,8 @@ impl Session {
         }
         let carried = carry.len();
         buffer[..carried].copy_from_slice(&carry);
-        drop(carry);
+        carry.clear();
+        local.stage.counts.reads += 1;
         let read = self.stream.read(&mut buffer[carried..]);
         let space = buffer.len() - carried;
         let Some(read) = self.after_read(read, space, inbound) else {
@@ -426,7 +437,15 @@ impl Session {
         let bytes = &buffer[..carried + read];
         let done = self.handle(bytes, inbound, local)?;
         if done < bytes.len() {
-            inbound.carry = bytes[done..].to_vec();
+            // In the memory of the one before, if there was one: a busy connection's reads mostly end within a packet.
+            if bytes.len() - done > CARRY_MAX {
+                let small = std::mem::replace(&mut carry, local.stage.pool.take());
+                local.stage.pool.put(small);
+            }
+            carry.extend_from_slice(&bytes[done..]);
+            inbound.carry = fitting(carry, &mut local.stage.pool);
+        } else {
+            local.stage.pool.put(carry);
         }
         Ok(self.after_pause(inbound))
     }
@@ -442,6 +461,7 @@ impl Session {
         let before = carry.len();
         // Grows with what arrives, never by what was declared.
         carry.resize(before + before.clamp(CARRY_MAX, PIECE), 0);
+        local.stage.counts.reads += 1;
         let read = self.stream.read(&mut carry[before..]);
         let space = carry.len() - before;
         let read = self.after_read(read, space, inbound);
@@ -451,7 +471,7 @@ impl Session {
         }
         let done = self.handle(&carry, inbound, local)?;
         carry.drain(..done);
-        inbound.carry = carry;
+        inbound.carry = if done > 0 { fitting(carry, &mut local.stage.pool) } else { carry };
         Ok(self.after_pause(inbound))
     }
 

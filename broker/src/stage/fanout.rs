@@ -207,7 +207,7 @@ impl Stage {
             }
             let buffer = std::mem::take(&mut class.buffer);
             let batch = match buffer.len() {
-                length if length >= SHARED_BATCH_MIN => Batch::Shared(Arc::new(buffer)),
+                length if length >= SHARED_BATCH_MIN => Batch::Shared(self.pool.share(buffer)),
                 _ => Batch::Copied(buffer),
             };
             for member in class.members.drain(..) {

@@ -148,6 +148,15 @@ impl Client {
         Client::new(Conn::Tcp(fd.into()))
     }
 
+    /// The bare connection. All that came must have been taken.
+    pub fn into_tcp(self) -> TcpStream {
+        assert!(self.unread.is_empty() && self.pending.is_empty(), "something was not taken");
+        match self.conn {
+            Conn::Tcp(stream) => stream,
+            Conn::Unix(_) => panic!("not over TCP"),
+        }
+    }
+
     pub fn is_unix(&self) -> bool {
         matches!(self.conn, Conn::Unix(_))
     }

@@ -3,6 +3,9 @@
 
 pub mod driver;
 pub mod generate;
+/// Values made up from schemas.
+#[path = "../../../protocols/tests/common/interpret.rs"]
+pub mod interpret;
 /// Values as plain trees, the same that the codec is tested against.
 #[path = "../../../protocols/tests/common/tree.rs"]
 pub mod tree;

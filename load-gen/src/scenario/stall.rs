@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::Error;
+use crate::client::{Error, looking_at};
 use crate::drive::Drive;
 use crate::flow::{Flow, Plan, open_consumer, open_producer};
 use crate::payload::now_ns;
@@ -94,34 +94,48 @@ pub fn messages(
     Ok(vec![sample])
 }
 
-/// An observer of `count` assertions that does not read for `stall`. It comes when they are all there, so that
-/// growth beyond the store can be told; or before them if `is_early`.
+/// When the observer that will stall comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comes {
+    /// Before the assertions.
+    First,
+    /// When they are all there, so that growth beyond the store can be told.
+    Last,
+    /// The same, and another has observed them from the start, and goes on reading.
+    AfterAnother,
+}
+
+/// An observer of `count` assertions that does not read for `stall`.
 pub fn assertions(
     settings: &Settings,
     count: u64,
     value_bytes: usize,
     stall: Duration,
-    is_early: bool,
+    comes: Comes,
 ) -> Result<Vec<Sample>, Error> {
     settings.require_syndicate("stall")?;
-    let when = if is_early { "before" } else { "after" };
+    let when = match comes {
+        Comes::First => "before",
+        Comes::Last => "after",
+        Comes::AfterAnother => "after another and",
+    };
     let mut sample = Sample { point: format!("stalled {when} {count}"), ..Sample::default() };
     let mut screen = settings.screen.begin("stall");
     let empty_kib = settings.broker_rss_kib()?;
     let Holding { mut drive, observer, holder } =
-        Holding::open(settings, count, value_bytes, is_early, true)?;
+        Holding::open(settings, count, value_bytes, comes != Comes::Last, true)?;
     let start = Instant::now();
-    let (observer, stalled, before_kib) = match observer {
-        Some(observer) => {
+    let (observers, stalled, before_kib) = match observer {
+        Some(observer) if comes == Comes::First => {
             drive.ports()[observer].limit_unread(UNREAD_BYTES)?;
             drive.set_reading(observer, false)?;
             let stalled = Stalled::watch(settings, &mut drive, stall, &mut screen)?;
             let written = drive.ports()[holder].traffic.written_bytes;
             sample.extra.push(("accepted_mib", written as f64 / 1048576.0));
             drive.set_reading(observer, true)?;
-            (observer, stalled, empty_kib)
+            (vec![observer], stalled, empty_kib)
         }
-        None => {
+        other => {
             drive.drain(drive.expected(&[]), settings.patience, &mut screen)?;
             let store_kib = settings.broker_rss_kib()?;
             if let (Some(empty), Some(store)) = (empty_kib, store_kib) {
@@ -133,7 +147,7 @@ pub fn assertions(
             drive.set_reading(observer, false)?;
             let stalled = Stalled::watch(settings, &mut drive, stall, &mut screen)?;
             drive.set_reading(observer, true)?;
-            (observer, stalled, store_kib)
+            (other.into_iter().chain([observer]).collect(), stalled, store_kib)
         }
     };
     stalled.report(&mut sample, before_kib);
@@ -141,7 +155,7 @@ pub fn assertions(
     drive.drain(drive.expected(&[]), settings.patience, &mut screen)?;
     sample.extra.push(("catching_up_s", resumed.elapsed().as_secs_f64()));
     drive.hang_up(holder)?;
-    drive.expect_end(observer);
+    observers.into_iter().for_each(|observer| drive.expect_end(observer));
     drive.drain(drive.expected(&[]), settings.patience, &mut screen)?;
     finish(settings, &mut sample, &drive, &[], start)?;
     sample.messages = count;
@@ -192,7 +206,7 @@ impl Stalled {
             if let Some(pid) = s.broker_pid
                 && start.elapsed() >= next_sample
             {
-                let kib = rss_kib(pid).map_err(crate::client::doing("reading /proc/PID"))?;
+                let kib = rss_kib(pid).map_err(looking_at(pid))?;
                 stalled.peak_kib = stalled.peak_kib.max(Some(kib));
                 next_sample = start.elapsed() + SAMPLE_EVERY;
                 screen.say(&format!("{} MiB written, broker has {} MiB", written >> 20, kib >> 10));

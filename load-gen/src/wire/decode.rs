@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn values_end_where_they_end() {
         let mut out = vec![];
-        encode::resolve(&mut out, 300);
+        encode::resolve(&mut out, None, 300);
         let end = out.len();
         out.extend_from_slice(&[0x84, 0x80]);
         assert_eq!(skip(&out, 0), Ok(Some(end)));

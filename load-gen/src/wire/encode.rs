@@ -147,18 +147,26 @@ pub fn observe(out: &mut Vec<u8>, p: &Pattern, observer: u64) {
     });
 }
 
-/// Appends the assertion `<resolve <ref {oid: "syndicate" sig: ...}> #:[0 observer]>` for the well-known ref.
-pub fn resolve(out: &mut Vec<u8>, observer: u64) {
+/// Appends the assertion `<resolve reference #:[0 observer]>`: for this reference, or for the well-known
+/// `<ref {oid: "syndicate" sig: ...}>`.
+pub fn resolve(out: &mut Vec<u8>, reference: Option<&[u8]>, observer: u64) {
     record(out, "resolve", |out| {
-        record(out, "ref", |out| {
-            out.push(DICTIONARY);
-            symbol(out, "oid");
-            string(out, "syndicate");
-            symbol(out, "sig");
-            bytes(out, &WELL_KNOWN_SIG);
-            out.push(END);
-        });
+        match reference {
+            Some(reference) => out.extend_from_slice(reference),
+            None => well_known(out),
+        }
         own_cap(out, observer);
+    });
+}
+
+fn well_known(out: &mut Vec<u8>) {
+    record(out, "ref", |out| {
+        out.push(DICTIONARY);
+        symbol(out, "oid");
+        string(out, "syndicate");
+        symbol(out, "sig");
+        bytes(out, &WELL_KNOWN_SIG);
+        out.push(END);
     });
 }
 

@@ -210,6 +210,8 @@ impl Machine {
                 return Outcome::Unchanged;
             }
             return match self.instantiate(program, template, value, next, attenuate) {
+                // Put together again as it was: that need not be scanned.
+                Some(()) if next.bytes == value.span() => Outcome::Unchanged,
                 Some(()) => Outcome::Rewritten,
                 None => Outcome::Dropped,
             };

@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod interpret;
 pub mod tree;
 pub mod twin;
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use staunch::limits::Limits;
 use staunch::server::{Address, Binding, Config};
-use staunch_system::process::effective_user;
 use toml::{Table, Value};
 
-use super::super::key::{self, KeyError};
+use super::super::key;
 use super::limits::{Chosen, LIMITS};
 use super::rules::UnixRule;
 use super::{File, Oid, amount};
@@ -150,8 +149,6 @@ impl Settings {
             match key::read(path) {
                 Ok(key) => found.push(Read { path: path.clone(), oid: oid.clone(), key, is_made: false }),
                 Err(error) if error.is_absence() => {}
-                // Root checks what is for the service's own user.
-                Err(KeyError::Foreign { .. }) if effective_user() == 0 => {}
                 Err(error) => return Err(error.to_string()),
             }
         }

@@ -35,7 +35,7 @@ pub(super) struct Ending {
     pub(super) is_overdue: bool,
     /// All that the peer asserted is retracted, and what it owes is its principal's.
     is_retracted: bool,
-    remains: Option<Remains>,
+    remains: Option<Box<Remains>>,
     /// The peer has been told that nothing more comes.
     has_shut_down: bool,
     /// The peer has ended its side.
@@ -89,7 +89,7 @@ impl Session {
             return;
         }
         if let Some(waiting) = inbound.waiting.take() {
-            self.abandon(waiting, inbound);
+            self.abandon(*waiting, inbound);
         }
         match last_words {
             None => self.outbox.close(),
@@ -117,7 +117,7 @@ impl Session {
         }
         let ending = &mut inbound.ending;
         if !std::mem::replace(&mut ending.is_retracted, true) {
-            ending.remains = Some(self.membrane.lock().close());
+            ending.remains = Some(Box::new(self.membrane.lock().close()));
             inbound.assertions.release(&self.holdings.assertions);
             inbound.observations.1.release(&self.holdings.observations);
             self.account.retire();

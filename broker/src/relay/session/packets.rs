@@ -382,7 +382,7 @@ impl Session {
         match self.apply(&mut decoded, Some(packet), inbound, local)? {
             Applied::Whole => Ok(Step::Next),
             Applied::Building => {
-                inbound.waiting = Some(decoded);
+                inbound.waiting = Some(Box::new(decoded));
                 Ok(Step::Building)
             }
         }
