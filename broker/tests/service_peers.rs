@@ -79,6 +79,7 @@ fn a_rule_gives_a_dataspace_at_once_and_may_restrict_it() {
     client.send(r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]"#);
     assert!(client.sync_at(0).is_empty());
     client.send(&format!("[{}]", observe(&record_pattern("open", 1), 8, 3).replacen("[1 ", "[0 ", 1)));
+    client.sync_at(0);
     witness.send("[[1 <M <open 2>>]]");
     let event = client.event();
     assert_eq!((event.oid, event.body.as_str()), (8, "[2]"));
