@@ -1,5 +1,6 @@
 //! Accepting connections, and refusing them.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use crate::admission::{self, Start};
 use crate::cap::{Cap, Entity};
 use crate::relay::Session;
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
+use crate::settings::Settings;
 use crate::{Broker, Local};
 
 /// For how long a TCP peer may be silent before the kernel asks whether it is there.
@@ -80,18 +82,9 @@ impl Acceptor {
             Ok(initial) => initial,
             Err(why) => return self.refuse(broker, &stream, &principal, &why),
         };
-        match peer {
-            // Unlike a TCP socket, it has not inherited them from the listener.
-            Peer::Unix(_) => _ = stream.set_buffers(settings.buffers),
-            // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
-            // what it wrote, until its kernel gives up.
-            Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
-        }
-        let config = settings.session(&broker.limits());
-        let session = Session::open(broker, stream, connection, &principal, &name, initial, config);
-        if let Err(error) = session.start() {
+        let open = Opening { stream, peer, connection, principal: &principal, name: &name };
+        if let Err(error) = open.open(broker, &initial, &settings) {
             tracing::warn!(%error, connection = name, "cannot watch a connection");
-            session.break_off();
         }
     }
 
@@ -118,6 +111,46 @@ impl Acceptor {
         packet::write_error(&mut words, &why.to_string());
         let _ = stream.write(&words);
         let _ = stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// Takes on a connection that no listener accepted.
+pub(crate) fn adopt(
+    broker: &Arc<Broker>,
+    stream: Stream,
+    peer: Peer,
+    name: &str,
+    initial: &Cap,
+) -> io::Result<()> {
+    let (principal, _) = names(peer);
+    let connection = admit(broker, &principal).map_err(|why| io::Error::other(why.to_string()))?;
+    let open = Opening { stream, peer, connection, principal: &principal, name };
+    open.open(broker, initial, &broker.settings())
+}
+
+/// A connection that has been admitted.
+struct Opening<'a> {
+    stream: Stream,
+    peer: Peer,
+    connection: OpenConnection,
+    principal: &'a str,
+    name: &'a str,
+}
+
+impl Opening<'_> {
+    /// Begins a session. If that fails, it ends.
+    fn open(self, broker: &Arc<Broker>, initial: &Cap, settings: &Settings) -> io::Result<()> {
+        let Opening { stream, peer, connection, principal, name } = self;
+        match peer {
+            // Unlike a TCP socket, it has not inherited them from the listener.
+            Peer::Unix(_) => _ = stream.set_buffers(settings.buffers),
+            // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
+            // what it wrote, until its kernel gives up.
+            Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
+        }
+        let config = settings.session(&broker.limits());
+        let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
+        session.start().inspect_err(|_| session.break_off())
     }
 }
 

@@ -11,6 +11,7 @@ use staunch_protocols::wire::{Progress, encode};
 
 use crate::attenuate::stored_scanner;
 use crate::cap::{self, Cap, Caps, Entity, stored_id};
+use crate::listen::Answers;
 use crate::{Broker, Local};
 
 /// What a sturdyref's oid stands for.
@@ -29,19 +30,29 @@ struct Answer {
     caps: Caps,
 }
 
-/// See the module's head.
+/// What sturdyrefs stand for, for all gatekeepers of a broker. By the oid, canonical.
 #[derive(Default)]
+pub(crate) struct Bindings(Mutex<HashMap<Vec<u8>, Binding>>);
+
+impl Bindings {
+    /// Lets whoever shows a sturdyref for `oid` signed with `key` have `target`.
+    pub(crate) fn bind(&self, oid: &[u8], key: &[u8], target: Cap) {
+        self.0.lock().insert(oid.to_vec(), Binding { key: key.to_vec(), target });
+    }
+}
+
+/// See the module's head.
 pub(crate) struct Gatekeeper {
-    /// By the oid, canonical.
-    bindings: Mutex<HashMap<Vec<u8>, Binding>>,
+    bindings: Arc<Bindings>,
+    form: Answers,
     /// By the question, in stored form.
     answers: Mutex<HashMap<Box<[u8]>, Answer>>,
 }
 
 impl Gatekeeper {
-    /// Lets whoever shows a sturdyref for `oid` signed with `key` have `target`.
-    pub(crate) fn bind(&self, oid: &[u8], key: &[u8], target: Cap) {
-        self.bindings.lock().insert(oid.to_vec(), Binding { key: key.to_vec(), target });
+    /// One that answers in this form.
+    pub(crate) fn new(bindings: Arc<Bindings>, form: Answers) -> Gatekeeper {
+        Gatekeeper { bindings, form, answers: Mutex::default() }
     }
 
     /// Somebody asserts a question: answers it, unless it has been asked before. What is no question, or has no
@@ -92,28 +103,28 @@ impl Gatekeeper {
         }
         let mut value = Vec::new();
         match SturdyRef::read_parameters(step.index(0)?) {
-            Err(error) => refuse(&mut value, error.symbol()),
+            Err(error) => self.refuse(&mut value, error.symbol()),
             Ok(reference) => {
-                let bindings = self.bindings.lock();
+                let bindings = self.bindings.0.lock();
                 let binding = bindings.get(&reference.oid)?;
                 match reference.compile() {
                     Ok(caveats) if reference.verify(&binding.key) => {
                         let cap = binding.target.attenuate(&caveats);
-                        encode::record(&mut value, "ok");
+                        encode::record(&mut value, self.form.granted());
                         cap.write_stored(&mut value);
                         encode::end(&mut value);
                         return Some((observer, value, Caps::from_elem(cap, 1)));
                     }
-                    _ => refuse(&mut value, "sturdyref-failed-validation"),
+                    _ => self.refuse(&mut value, "sturdyref-failed-validation"),
                 }
             }
         }
         Some((observer, value, Caps::new()))
     }
-}
 
-fn refuse(out: &mut Vec<u8>, why: &str) {
-    encode::record(out, "error");
-    encode::symbol(out, why);
-    encode::end(out);
+    fn refuse(&self, out: &mut Vec<u8>, why: &str) {
+        encode::record(out, self.form.refused());
+        encode::symbol(out, why);
+        encode::end(out);
+    }
 }

@@ -1,7 +1,7 @@
 //! A message broker for Linux that speaks the Syndicate protocol.
 //!
 //! # Layout
-//! - [`server`]: listeners and the broker's life.
+//! - [`server`]: listeners and the broker's life. `listen`: where to listen, and how to answer there.
 //! - [`schedule`]: the worker threads.
 //! - `relay`: sessions, their membranes and turns.
 //! - `stage`, `outbox`: what is to be sent, gathered per worker and per peer.
@@ -23,6 +23,7 @@ mod dataspace;
 mod gatekeeper;
 pub mod limits;
 mod linger;
+mod listen;
 mod outbox;
 mod principals;
 mod relay;

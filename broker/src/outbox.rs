@@ -10,6 +10,9 @@
 //! that ([`Outbox::poll_room`]). What nobody can be held back for (retractions at session ends, turns that were
 //! under way) may go on to the *hard cap*, and beyond that the session that does not read ends.
 //!
+//! # Text
+//! Peers that speak text are written to in text: see `text`. Nothing else about their outboxes differs.
+//!
 //! # The end
 //! A session that ends by this side has last words: [`Outbox::wind_up`] drops all but the rest of the packet that
 //! the peer has received the beginning of, and puts the words behind that.
@@ -18,6 +21,7 @@ mod pool;
 mod remains;
 #[cfg(all(test, not(broker_loom)))]
 mod tests;
+mod text;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -31,7 +35,9 @@ use staunch_system::net::Stream;
 
 use crate::dataspace::{Router, Target};
 
-pub(crate) use pool::Pool;
+use text::Syntax;
+
+pub(crate) use pool::{CallCounts, Pool};
 
 /// A piece of an outbox.
 pub(crate) enum Segment {
@@ -138,6 +144,10 @@ struct State {
     /// It said so while somebody was writing.
     edge: bool,
     phase: Phase,
+    /// What is written at present.
+    syntax: Syntax,
+    /// Whether that is to be text from the next packet on.
+    speaks_text: bool,
     /// Went beyond a bound: takes nothing more, until its session has ended.
     is_burst: bool,
     /// What to say in the end, at whose cost, once whoever is writing has come back.
@@ -181,14 +191,6 @@ pub(crate) enum Flushed {
     Replay(Box<PendingReplay>),
     /// The peer is gone.
     Failed,
-}
-
-/// Counts of system calls, kept by each worker.
-#[derive(Default, Debug, Clone, Copy)]
-pub(crate) struct CallCounts {
-    pub(crate) reads: u64,
-    pub(crate) writes: u64,
-    pub(crate) bytes: u64,
 }
 
 impl Outbox {
@@ -329,8 +331,14 @@ impl Outbox {
         let mut dropped = None;
         let mut woken = None;
         let mut state = self.state.lock();
+        if !matches!(state.syntax, Syntax::Binary) {
+            return self.flush_text(state, stream, taken, pool, repayments, counts);
+        }
         let mut flushed = Flushed::More;
         for _ in 0..ROUNDS_MAX {
+            if !matches!(state.syntax, Syntax::Binary) {
+                break;
+            }
             if state.is_writing || state.is_blocked || state.queue.is_empty() {
                 flushed = Flushed::Done;
                 break;
@@ -494,6 +502,7 @@ impl State {
     fn close(&mut self) -> Dropped {
         self.phase = Phase::Closed;
         self.last_words = None;
+        self.syntax = Syntax::Binary;
         self.drop_all()
     }
 
@@ -507,7 +516,8 @@ impl State {
     /// See [`Outbox::wind_up`]. Nobody may be writing.
     fn say_last_words(&mut self) -> Option<Dropped> {
         let (words, account) = self.last_words.take()?;
-        let mut bytes = remains::of_begun_packet(&self.queue, self.head, self.is_within);
+        let rest = remains::of_begun_packet(&self.queue, self.head, self.is_within);
+        let mut bytes = self.syntax.wind_up(rest);
         bytes.extend_from_slice(&words);
         let dropped = self.drop_all();
         let cost = bytes.len() as u64;

@@ -7,77 +7,25 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 pub use staunch_flowctl::AuditError;
 use staunch_flowctl::{Account, Limits, PrincipalLimits};
 use staunch_protocols::wire::encode;
-use staunch_system::net::{Listener, ListenerAddress};
+use staunch_system::net::{Listener, ListenerAddress, Stream};
 use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
-use crate::accept::{Acceptor, Refusals};
+use crate::accept::{self, Acceptor, Refusals};
 use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
-use crate::gatekeeper::Gatekeeper;
+use crate::gatekeeper::{Bindings, Gatekeeper};
 use crate::limits::Limits as PeerLimits;
+pub use crate::listen::{Address, Answers, Listen};
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
-
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// A TCP address and port.
-    Tcp(SocketAddr),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Address, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err("unix: needs a path, as in unix:/run/staunch/socket".to_owned()),
-                path => Ok(Address::Unix(path.into())),
-            };
-        }
-        let Some(address) = text.strip_prefix("tcp:") else {
-            return Err("expected tcp:ADDRESS:PORT or unix:PATH".to_owned());
-        };
-        address.parse().map(Address::Tcp).map_err(|_| match host_name(address) {
-            Some((host, port)) => format!(
-                "{host} is a name. Where to listen is given as a numeric address: tcp:127.0.0.1:{port} for this \
-                 machine alone, tcp:0.0.0.0:{port} for all its IPv4 networks"
-            ),
-            None => {
-                format!("{address} is not a numeric address with a port, as in 127.0.0.1:9001 or [::1]:9001")
-            }
-        })
-    }
-}
-
-/// A host name and a port, if that is what stands there.
-fn host_name(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let is_name = host.starts_with(|c: char| c.is_ascii_alphabetic())
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    Some((host, port.parse().ok()?)).filter(|_| is_name)
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => write!(f, "tcp:{address}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
 #[derive(Clone, PartialEq, Eq)]
@@ -108,7 +56,7 @@ impl fmt::Debug for Binding {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen.
-    pub listen: Vec<Address>,
+    pub listen: Vec<Listen>,
     /// Listening sockets that somebody else has made, TCP or Unix. What one of them listens on need not be in `listen`,
     /// and may be.
     pub sockets: Vec<Arc<OwnedFd>>,
@@ -212,7 +160,8 @@ pub struct Holding {
 pub struct Server {
     broker: Arc<Broker>,
     dataspace: Cap,
-    gatekeeper: Arc<Gatekeeper>,
+    bindings: Arc<Bindings>,
+    gatekeepers: [(Answers, Arc<Gatekeeper>); 2],
     acceptors: Mutex<Vec<(Arc<Acceptor>, Registration<Local>)>>,
 }
 
@@ -225,11 +174,8 @@ impl Server {
     pub fn start_dev(config: &Config) -> Result<Server, StartError> {
         let sockets = config.sockets.iter().filter_map(|socket| socket.try_clone().ok());
         let addresses = sockets.filter_map(|socket| Listener::from_fd(socket).ok());
-        let handed_over = addresses.filter_map(|listener| match listener.address() {
-            ListenerAddress::Tcp(address) => Some(Address::Tcp(*address)),
-            ListenerAddress::Unix(_) => None,
-        });
-        for address in config.listen.iter().cloned().chain(handed_over) {
+        let handed_over = addresses.map(|listener| address_of(&listener));
+        for address in config.listen.iter().map(|listen| listen.address.clone()).chain(handed_over) {
             if matches!(address, Address::Tcp(a) if !a.ip().is_loopback()) {
                 return Err(StartError::NotLocal(address));
             }
@@ -254,42 +200,50 @@ impl Server {
         let _ = broker.scheduler.set(scheduler);
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
-        let gatekeeper = Arc::new(Gatekeeper::default());
+        let bindings = Arc::new(Bindings::default());
         for binding in &config.bindings {
-            gatekeeper.bind(&binding.oid, &binding.key, dataspace.clone());
+            bindings.bind(&binding.oid, &binding.key, dataspace.clone());
         }
-        let server = Server { broker, dataspace, gatekeeper, acceptors: Mutex::default() };
+        let gatekeepers = [Answers::Ok, Answers::Accepted]
+            .map(|form| (form, Arc::new(Gatekeeper::new(bindings.clone(), form))));
+        let server = Server { broker, dataspace, bindings, gatekeepers, acceptors: Mutex::default() };
         for (at, socket) in config.sockets.iter().enumerate() {
-            server.take_over(socket).map_err(|error| StartError::Socket(at, error))?;
+            server.take_over(socket, config).map_err(|error| StartError::Socket(at, error))?;
         }
         let handed_over = server.addresses();
-        for address in config.listen.iter().filter(|address| !handed_over.contains(address)) {
-            server.listen(address, config).map_err(|e| StartError::Listen(address.clone(), e))?;
+        for listen in config.listen.iter().filter(|listen| !handed_over.contains(&listen.address)) {
+            server.listen(listen, config).map_err(|e| StartError::Listen(listen.address.clone(), e))?;
         }
         Ok(server)
     }
 
-    fn listen(&self, address: &Address, config: &Config) -> io::Result<()> {
+    fn listen(&self, listen: &Listen, config: &Config) -> io::Result<()> {
         let buffers = self.broker.settings().buffers;
-        self.accept_from(match address {
+        let listener = match &listen.address {
             Address::Tcp(address) => Listener::tcp(*address, buffers)?,
             Address::Unix(path) => Listener::unix(path, config.socket_mode, buffers)?,
-        })
+        };
+        self.accept_from(listener, listen.answers)
     }
 
-    /// Listens on what somebody else has made.
-    fn take_over(&self, socket: &OwnedFd) -> io::Result<()> {
+    /// Listens on what somebody else has made. How it answers may be said by listing its address.
+    fn take_over(&self, socket: &OwnedFd, config: &Config) -> io::Result<()> {
         // What is accepted over TCP inherits these.
         self.broker.settings().buffers.apply(socket)?;
-        self.accept_from(Listener::from_fd(socket.try_clone()?)?)
+        let listener = Listener::from_fd(socket.try_clone()?)?;
+        let listed = config.listen.iter().find(|listen| listen.address == address_of(&listener));
+        let answers = listed.map_or_else(Answers::default, |listen| listen.answers);
+        self.accept_from(listener, answers)
     }
 
-    fn accept_from(&self, listener: Listener) -> io::Result<()> {
+    fn accept_from(&self, listener: Listener, answers: Answers) -> io::Result<()> {
+        let gatekeeper = self.gatekeepers.iter().find(|(form, _)| *form == answers);
+        let (_, gatekeeper) = gatekeeper.expect("there is one for each form");
         let acceptor = Arc::new(Acceptor {
             state: TaskState::new(),
             broker: Arc::downgrade(&self.broker),
             listener,
-            initial: Cap::new(Entity::Gatekeeper(self.gatekeeper.clone())),
+            initial: Cap::new(Entity::Gatekeeper(gatekeeper.clone())),
             refusals: Refusals::default(),
         });
         let scheduler = self.broker.scheduler();
@@ -299,13 +253,19 @@ impl Server {
         Ok(())
     }
 
+    /// Takes on a connection that was made in some other way. Its peer gets the dataspace itself, as oid 0, so it must
+    /// be known who it is. What it has is counted as its principal's, who is named as for a Unix socket.
+    ///
+    /// # Errors
+    /// When the stream cannot be watched, or its principal has too many connections.
+    pub fn adopt(&self, stream: Stream, name: &str) -> io::Result<()> {
+        let peer = stream.peer()?;
+        accept::adopt(&self.broker, stream, peer, name, &self.dataspace)
+    }
+
     /// What is listened on.
     pub fn addresses(&self) -> Vec<Address> {
-        let address = |(acceptor, _): &(Arc<Acceptor>, _)| match acceptor.listener.address() {
-            ListenerAddress::Tcp(address) => Address::Tcp(*address),
-            ListenerAddress::Unix(path) => Address::Unix(path.clone()),
-        };
-        self.acceptors.lock().iter().map(address).collect()
+        self.acceptors.lock().iter().map(|(acceptor, _)| address_of(&acceptor.listener)).collect()
     }
 
     /// The TCP addresses listened on, with the ports that the system chose.
@@ -423,5 +383,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown();
+    }
+}
+
+fn address_of(listener: &Listener) -> Address {
+    match listener.address() {
+        ListenerAddress::Tcp(address) => Address::Tcp(*address),
+        ListenerAddress::Unix(path) => Address::Unix(path.clone()),
     }
 }

@@ -4,6 +4,7 @@
 //! into a buffer of the worker's, turn by turn, and reach the peer's outbox in one append: so turns stay whole,
 //! and neither a lock nor an atomic is taken per delivery.
 
+mod body;
 mod commit;
 mod fanout;
 mod introduce;
@@ -14,12 +15,12 @@ mod tests;
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use staunch_flowctl::{Account, Loan, Repayments};
 use staunch_index::{Captures, Observers, Scratch};
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Limits, Scanner, encode, tag};
 
+use self::body::{Body, BodyKey};
 use self::fanout::FanOuts;
 use self::introduce::Notes;
 use crate::Broker;
@@ -50,6 +51,8 @@ struct Slot {
     cost: u64,
     /// The turn that is open at the buffer's end; 0 for none.
     turn: u64,
+    /// It has missed something: it gets nothing more. See [`shed`].
+    is_shed: bool,
 }
 
 /// See the module's head. One per worker.
@@ -65,6 +68,8 @@ pub(crate) struct Stage {
     fan_out_max: u64,
     /// The cost at which memory is looked at.
     shed_at: u64,
+    /// What the large bodies among it cost, which have been charged.
+    shared_cost: u64,
     account: Option<Arc<Account>>,
     hops: u32,
     /// Appended to and not flushed yet.
@@ -101,6 +106,7 @@ impl Default for Stage {
             cost: 0,
             fan_out_max: u64::MAX,
             shed_at: u64::MAX,
+            shared_cost: 0,
             account: None,
             hops: 0,
             dirty: Vec::new(),
@@ -119,46 +125,6 @@ impl Default for Stage {
             body: Vec::new(),
             fan_outs: FanOuts::default(),
             notes: Notes::default(),
-        }
-    }
-}
-
-/// A body's turn, and where its parts are and how long.
-type BodyKey = (u64, SmallVec<[(usize, usize); 4]>);
-
-/// What an event for a peer carries.
-enum Body<'c, 'v> {
-    Captures(&'c Captures<'v>),
-    Value(&'c [u8]),
-}
-
-impl Body<'_, '_> {
-    fn bytes(&self) -> usize {
-        match self {
-            Body::Captures(captures) => captures.iter().map(|c| c.len()).sum::<usize>() + 2,
-            Body::Value(value) => value.len(),
-        }
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        match self {
-            Body::Captures(captures) => {
-                out.push(tag::SEQUENCE);
-                captures.iter().for_each(|c| out.extend_from_slice(c));
-                out.push(tag::END);
-            }
-            Body::Value(value) => out.extend_from_slice(value),
-        }
-    }
-
-    /// What tells it from other bodies. `None` if nothing does: captures lie in values that live as long as their
-    /// turn is being staged, but other bodies may be made for one peer, one after the other in the same place.
-    fn key(&self, turn: u64) -> Option<BodyKey> {
-        match self {
-            Body::Captures(captures) => {
-                Some((turn, captures.iter().map(|c| (c.as_ptr() as usize, c.len())).collect()))
-            }
-            Body::Value(_) => None,
         }
     }
 }
@@ -219,6 +185,7 @@ impl Stage {
             buffer: self.pool.take(),
             cost: 0,
             turn: 0,
+            is_shed: false,
         });
         self.by_number[number] = self.slots.len() as u32;
         self.slots.len() - 1
@@ -269,6 +236,9 @@ impl Stage {
     fn write_message(&mut self, to: &Remote, write: impl FnOnce(&Opening, usize, &mut Vec<u8>) -> usize) {
         let turn = self.turn;
         let slot = self.slot(to);
+        if slot.is_shed {
+            return;
+        }
         let skipped = fanout::skipped(slot.turn, turn);
         slot.turn = turn;
         let cost = write(to.opening(), skipped, &mut slot.buffer) as u64 + EVENT_COST;
@@ -280,6 +250,7 @@ impl Stage {
     pub(crate) fn message(&mut self, to: &Target, captures: &Captures<'_>) {
         match to {
             Target::Remote(remote) => self.event(remote, b'M', Some(Body::Captures(captures)), None),
+            Target::Other(_, id) if self.is_too_much(*id, captures) => {}
             Target::Other(cap, id) => {
                 let mut value = Vec::new();
                 Body::Captures(captures).write(&mut value);
@@ -291,6 +262,9 @@ impl Stage {
     /// Stages any event for a peer's entity. The body is in wire form.
     fn event(&mut self, to: &Remote, kind: u8, body: Option<Body<'_, '_>>, handle: Option<u64>) {
         let turn = self.turn;
+        if self.slot(to).is_shed {
+            return;
+        }
         let shared = match &body {
             Some(body) if body.bytes() >= SHARED_BYTES_MIN => self.share(body),
             _ => None,
@@ -316,6 +290,9 @@ impl Stage {
         slot.buffer.extend_from_slice(&packet::frame::CLOSE);
         slot.cost += cost;
         self.add(cost, 1);
+        if self.cost + self.shared_cost > self.shed_at {
+            self.shed();
+        }
     }
 
     /// Counts what has been staged.
@@ -337,6 +314,7 @@ impl Stage {
             return Some(shared.clone());
         }
         let loan = Loan::charge(self.account.as_ref()?, body.bytes() as u64);
+        self.shared_cost += body.bytes() as u64;
         let mut out = Vec::with_capacity(body.bytes());
         body.write(&mut out);
         let shared = Arc::new(SharedBody::new(out, loan));
@@ -471,11 +449,15 @@ impl Stage {
     fn publish_slots(&mut self) {
         let Some(account) = self.account.clone() else { return };
         account.charge(self.cost);
-        (self.cost, self.shed_at) = (0, self.fan_out_max);
+        (self.cost, self.shared_cost, self.shed_at) = (0, 0, self.fan_out_max);
         let mut slots = std::mem::take(&mut self.slots);
         for slot in slots.drain(..) {
-            let Slot { session, mut segments, mut buffer, cost, turn, .. } = slot;
+            let Slot { session, mut segments, mut buffer, cost, turn, is_shed, .. } = slot;
             self.by_number[session.number() as usize] = 0;
+            if is_shed {
+                self.notes.forget(session.id());
+                continue;
+            }
             if turn != 0 {
                 buffer.push(tag::END);
             }

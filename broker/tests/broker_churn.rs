@@ -188,7 +188,8 @@ impl Chaotic {
 fn the_books_balance_after_chaos() {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("socket");
-    let listen = vec![Address::Tcp("127.0.0.1:0".parse().unwrap()), Address::Unix(path.clone())];
+    let listen =
+        vec![Address::Tcp("127.0.0.1:0".parse().unwrap()).into(), Address::Unix(path.clone()).into()];
     let config = Config {
         workers: 2,
         listen,

@@ -72,7 +72,8 @@ fn fill(producer: &mut Client, server: &Server, body_bytes: usize) -> u64 {
 fn with_path(config: Config) -> (Server, SocketAddr, tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
-    let listen = vec![Address::Tcp("127.0.0.1:0".parse().unwrap()), Address::Unix(path.clone())];
+    let listen =
+        vec![Address::Tcp("127.0.0.1:0".parse().unwrap()).into(), Address::Unix(path.clone()).into()];
     let (server, address) = start(Config { listen, ..config });
     (server, address, folder, path)
 }

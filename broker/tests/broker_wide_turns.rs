@@ -138,3 +138,92 @@ fn who_multiplies_messages_with_references_ends_alone() {
     drop(owner);
     until("all is repaid", || server.total_debt() == 0);
 }
+
+/// However many observations one client makes of what others send: they go on, and get what they are to get.
+#[test]
+fn many_observations_of_one_client_do_not_end_those_who_send() {
+    for (observations, bytes_sent) in [(1000, 300_000), (20_000, 4500)] {
+        let (server, address) = start(Config { workers: 2, ..Config::default() });
+        let mut innocent = Client::tcp(address).resolved();
+        innocent.send(&format!("[{}]", observe(&record_pattern("doc", 1), 7, 5)));
+        let mut greedy = Client::tcp(address).resolved();
+        for n in 0..observations {
+            // Some are ended for that already.
+            greedy.send_anyway(&bytes(&format!("[{}]", observe(&record_pattern("doc", 1), 10 + n, 10 + n))));
+        }
+        innocent.sync();
+        let mut author = Client::tcp(address).resolved();
+        author.send("[[1 <M <other 0>>]]");
+        let text = "x".repeat(bytes_sent);
+        author.send_bytes(&bytes(&format!("[[1 <M <doc \"{text}\">>]]")));
+        assert_eq!(author.sync(), []);
+        assert_eq!(innocent.event().body.len(), bytes_sent + 4);
+        drop((author, greedy, innocent));
+        until("all is repaid", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
+    }
+}
+
+/// A capability that the turn itself introduces, used many times over in a turn that is shed.
+#[test]
+fn a_share_may_be_shed_while_a_message_with_a_reference_is_staged() {
+    let (server, address) = broker();
+    let mut innocent = Client::tcp(address).resolved();
+    innocent.send(&format!("[{}]", observe(&record_pattern("x", 2), 7, 2)));
+    innocent.sync();
+    let mut greedy = Client::tcp(address).resolved();
+    (0..60).for_each(|n| greedy.send(&format!("[{}]", observe("<bind <_>>", 10 + n, 10 + n))));
+    greedy.sync();
+    let mut owner = Client::tcp(address).resolved();
+    let text = "t".repeat(80);
+    let events: String = (0..250).map(|n| format!("[1 <M <x {n} \"{text}\" #:[0 5]>>]")).collect();
+    owner.send_bytes(&bytes(&format!("[[1 <A <x keep \"t\" #:[0 5]> 3>]{events}]")));
+    owner.sync();
+    assert!(greedy.ends_with_error().contains("multiply"));
+    let told: usize = innocent.sync_at(1).iter().map(Vec::len).sum();
+    assert_eq!(told, 251);
+    drop((owner, innocent));
+    until("all is repaid", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
+    server.audit().unwrap();
+}
+
+/// A turn of many messages, times many observations: who makes these goes first.
+#[test]
+fn a_turn_waits_until_who_multiplies_it_has_gone() {
+    let (server, address) = start(Config { workers: 2, ..Config::default() });
+    let mut innocent = Client::tcp(address).resolved();
+    innocent.send(&format!("[{}]", observe(&record_pattern("x", 0), 7, 2)));
+    innocent.sync();
+    // On the way of messages alone, and on the general one.
+    for first in ["", "[1 <A <y> 3>]"] {
+        let mut greedy = Client::tcp(address).resolved();
+        for n in 0..100 {
+            greedy.send_anyway(&bytes(&format!("[{}]", observe("<group <rec x> {}>", 10 + n, 10 + n))));
+        }
+        let mut author = Client::tcp(address).resolved();
+        author.send_bytes(&bytes(&format!("[[1 <M <start>>]] [{first}{}]", "[1 <M <x>>]".repeat(20_000))));
+        assert_eq!(author.sync(), []);
+        let told: usize = innocent.sync_at(1).iter().map(Vec::len).sum();
+        assert_eq!(told, 20_000);
+        assert!(greedy.rest().1.is_some());
+    }
+    drop(innocent);
+    until("all is repaid", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
+}
+
+/// What captures lie within each other multiplies a value.
+#[test]
+fn captures_within_each_other_have_a_bound() {
+    let (_server, address) = broker();
+    for (depth, is_allowed) in [(8, true), (9, false)] {
+        let pattern = format!("{}<_>{}", "<bind ".repeat(depth), ">".repeat(depth));
+        let mut client = Client::tcp(address).resolved();
+        client.send_anyway(&bytes(&format!("[{}]", observe(&pattern, 10, 10))));
+        match is_allowed {
+            true => _ = client.sync(),
+            false => {
+                let why = client.ends_with_error();
+                assert!(why.contains("captures within each other"), "{why}");
+            }
+        }
+    }
+}

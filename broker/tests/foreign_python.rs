@@ -116,6 +116,29 @@ fn assertions_and_messages_over_a_unix_socket() {
     check_present(&python, |broker| format!("<unix \"{}\">", broker.unix.display()));
 }
 
+/// The library's own `relay.connect(address, cap)` wants the older answers, and its Sync is one that needs kindness.
+#[test]
+fn a_chat_by_the_librarys_own_connect() {
+    let Some(python) = python("a_chat_by_the_librarys_own_connect") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let broker = broker(&folder);
+    let address = format!("<tcp \"127.0.0.1\" {}>", broker.older.port());
+    let script = scripts().join("chat.py");
+    let mut ann = run(&folder, "ann", &python, &script, &[&address, "ann"]);
+    ann.wait_for("her own message", |line| line == "ann says 'hello'");
+    ann.wait_for("the answer to her Sync", |line| line == "synced");
+    let mut ben = run(&folder, "ben", &python, &script, &[&address, "ben"]);
+    ben.wait_for("who is there", |line| line == "ann joined");
+    ann.wait_for("ben's coming", |line| line == "ben joined");
+    ann.wait_for("ben's message", |line| line == "ben says 'hello'");
+    ben.kill();
+    ann.wait_for("ben's going", |line| line == "ben left");
+    let connected = ann.lines().iter().filter(|line| *line == "connected").count();
+    assert_eq!(connected, 1, "{}", ann.said());
+    drop(ann);
+    broker.end();
+}
+
 #[test]
 fn many_messages_come_once_each_and_in_order() {
     let Some(python) = python("many_messages_come_once_each_and_in_order") else { return };

@@ -16,7 +16,7 @@ fn unhex(hex: &str) -> Vec<u8> {
 }
 
 fn start() -> (Server, SocketAddr) {
-    let listen = vec![Address::Tcp("127.0.0.1:0".parse().unwrap())];
+    let listen = vec![Address::Tcp("127.0.0.1:0".parse().unwrap()).into()];
     let server = Server::start_dev(&Config { listen, workers: 2, ..Config::default() }).unwrap();
     let address = server.tcp_addresses()[0];
     (server, address)

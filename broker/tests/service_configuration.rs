@@ -107,7 +107,7 @@ fn flags_win_over_the_file_and_what_is_printed_can_be_read_again() {
         &folder,
         "a.toml",
         &format!(
-            "listen = [\"unix:/run/a\"]\nsocket-mode = \"0660\"\nworkers = 3\ndebt-max = \"1MiB\"\noutbox-max = 5000\n\
+            "listen = [\"unix:/run/a,answers=accepted\"]\nsocket-mode = \"0660\"\nworkers = 3\ndebt-max = \"1MiB\"\noutbox-max = 5000\n\
              drain = 1.5\nkey-file = \"{key}\"\noid = '<a 1>'\n[limits]\nconnections = 7\npacket-bytes = \"1MiB\"\n\
              [[key]]\nfile = \"{key}2\"\noid = 'b'\n[[unix]]\nuser = \"root\"\ngroup = \"root\"\nsocket = \"/run/a\"\n\
              reference = '<ref {{oid: \"syndicate\" sig: #[acowDB2/oI+6aSEC3YIxGg==]}}>'\n[[unix]]\ndeny = true\n"
@@ -115,7 +115,7 @@ fn flags_win_over_the_file_and_what_is_printed_can_be_read_again() {
     );
     let found = check(&["--config", &path]);
     for (name, expected) in [
-        ("listen", Value::from(vec!["unix:/run/a"])),
+        ("listen", Value::from(vec!["unix:/run/a,answers=accepted"])),
         ("socket-mode", "0660".into()),
         ("workers", 3.into()),
         ("debt-max", "1MiB".into()),

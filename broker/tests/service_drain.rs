@@ -89,6 +89,7 @@ fn nobody_new_comes_and_the_socket_goes() {
 }
 
 fn start_with(listen: Vec<Address>) -> (Server, std::net::SocketAddr) {
+    let listen = listen.into_iter().map(Into::into).collect();
     let server = Server::start_dev(&Config { listen, workers: 2, ..Config::default() }).unwrap();
     let address = server.tcp_addresses()[0];
     (server, address)

@@ -36,7 +36,7 @@ fn give(caveats: &[&str]) -> Start {
 
 fn serve(folder: &Path, rules: Vec<Rule>) -> (Server, PathBuf, PathBuf) {
     let (one, two) = (folder.join("one"), folder.join("two"));
-    let listen = vec![Address::Unix(one.clone()), Address::Unix(two.clone())];
+    let listen = [&one, &two].map(|path| Address::Unix(path.clone()).into()).to_vec();
     let config = Config { listen, rules, workers: 2, socket_mode: Some(0o666), ..Config::default() };
     (Server::start_dev(&config).unwrap(), one, two)
 }

@@ -1,5 +1,7 @@
 //! How the actions of a turn take effect: the locks of the store and of the bags, and the changes under them.
 
+use std::sync::Arc;
+
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use staunch_protocols::wire::View;
@@ -8,7 +10,7 @@ use crate::bag::{Bag, Change};
 use crate::commit::{Action, Index, SHARDS, Scratch};
 use crate::key::key_of;
 use crate::store::{Members, Shard};
-use crate::trie::{Entry, Trie, Walk};
+use crate::trie::{Entry, Group, Trie, Walk};
 use crate::value::{Domain, Rescan, Stored};
 use crate::{Captures, Sink};
 
@@ -46,6 +48,9 @@ struct Op<'t, 'v, D: Domain> {
 type Ops<'t, 'v, D> = SmallVec<[Op<'t, 'v, D>; 4]>;
 
 type Shards<'i, D> = SmallVec<[(u32, MutexGuard<'i, Shard<D>>); 2]>;
+
+/// So many operations of a turn are kept. If it comes to more, they are found twice instead.
+const OPS_MAX: usize = if cfg!(debug_assertions) { 64 } else { 64 << 10 };
 
 /// So many bags are held beyond the turn that took them; one that takes more ends that.
 const HELD_MAX: usize = 8;
@@ -86,19 +91,17 @@ impl<'t, D: Domain> Bags<'t, D> {
         }
     }
 
-    /// Locks the bags that these operations change as well. One of those held may come later in the lock order, so nobody
+    /// Locks the bags of these groups as well. One of those held may come later in the lock order, so nobody
     /// waits for a lock here before having let go of all.
-    fn lock(&mut self, ops: &Ops<'t, '_, D>, sink: &mut impl Sink<D>) {
+    fn lock(&mut self, groups: impl Iterator<Item = &'t Arc<Group<D>>> + Clone, sink: &mut impl Sink<D>) {
         if self.held.len() > HELD_MAX {
             self.let_go(sink);
         }
-        let changing = || ops.iter().filter(|op| op.kind != Kind::Message);
-        for op in changing() {
-            let group = &op.entry.group;
+        for group in groups.clone() {
             let Err(at) = self.position(group.id) else { continue };
             let Some(guard) = group.bag.try_lock() else {
                 self.let_go(sink);
-                let mut wanted: SmallVec<[_; 4]> = changing().map(|op| &op.entry.group).collect();
+                let mut wanted: SmallVec<[_; 4]> = groups.collect();
                 wanted.sort_unstable_by_key(|group| group.id);
                 wanted.dedup_by_key(|group| group.id);
                 self.held.extend(wanted.into_iter().map(|group| (group.id, group.bag.lock())));
@@ -134,18 +137,43 @@ impl<D: Domain> Index<D> {
         let mut shards = self.lock_shards(actions, &hashes, bags, sink);
         let effects = change_store(actions, &hashes, &mut shards, placed);
         let mut ops = Ops::new();
+        let mut overflow: Option<Vec<&Arc<Group<D>>>> = None;
         for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
             let shard = position(&shards, effect.shard).ok().map(|at| &mut *shards[at].1);
             self.route(trie, (i as u32, action), effect, shard, scratch, &mut ops);
+            if ops.len() > OPS_MAX {
+                let groups = overflow.get_or_insert_default();
+                groups.extend(changed(&ops));
+                groups.sort_unstable_by_key(|group| group.id);
+                groups.dedup_by_key(|group| group.id);
+                ops.clear();
+            }
         }
-        bags.lock(&ops, sink);
         let stored = |action: u32| match &actions[action as usize] {
             Action::Retract(stored) => Some(stored),
             _ => placed.get(effects[action as usize].placed as usize),
         };
+        match &mut overflow {
+            None => bags.lock(changed(&ops), sink),
+            Some(groups) => {
+                groups.extend(changed(&ops));
+                bags.lock(groups.iter().copied(), sink);
+                ops.clear();
+            }
+        }
         for op in &ops {
             let effect = &effects[op.action as usize];
             self.tell(op, effect, stored(op.action), bags, &mut scratch.rescan_bag, sink);
+        }
+        if overflow.is_some() {
+            // They were too many to be kept: found again, and told one by one.
+            for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
+                let mut ops = Ops::new();
+                self.route(trie, (i as u32, action), effect, None, scratch, &mut ops);
+                for op in &ops {
+                    self.tell(op, effect, stored(op.action), bags, &mut scratch.rescan_bag, sink);
+                }
+            }
         }
         bags.is_told = !bags.held.is_empty();
         effects.last().is_some_and(|e| matches!(e.kind, Kind::Add | Kind::Remove))
@@ -169,7 +197,7 @@ impl<D: Domain> Index<D> {
         }
         let mut ops = Ops::new();
         self.route(trie, (0, &*action), &effect, Some(&mut shard), scratch, &mut ops);
-        bags.lock(&ops, sink);
+        bags.lock(changed(&ops), sink);
         let stored = match &*action {
             Action::Retract(stored) => Some(stored),
             _ => placed.last(),
@@ -274,6 +302,13 @@ impl<D: Domain> Index<D> {
             }
         }
     }
+}
+
+/// The groups whose bags these operations change.
+fn changed<'o, 't, 'v, D: Domain>(
+    ops: &'o Ops<'t, 'v, D>,
+) -> impl Iterator<Item = &'t Arc<Group<D>>> + Clone + use<'o, 't, 'v, D> {
+    ops.iter().filter(|op| op.kind != Kind::Message).map(|op| &op.entry.group)
 }
 
 /// Places and displaces what the turn asserts and retracts, in order.

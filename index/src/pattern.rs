@@ -5,6 +5,8 @@
 //! root, or a child of a register. So matching needs no recursion, and two patterns with equal shapes share
 //! the work.
 
+use std::collections::HashMap;
+
 use staunch_protocols::wire::{View, sort_key, tag};
 
 /// A step from a compound into it.
@@ -108,6 +110,26 @@ impl Pattern {
         compiled.constants.sort();
         compiled.drop_implied();
         Some(compiled)
+    }
+
+    /// How many captures lie within each other at most: what it captures of a value is so many times as long as the
+    /// value at most.
+    pub fn captures_nested(&self) -> usize {
+        let mut counts: HashMap<&Loc, usize> = HashMap::new();
+        self.captures.iter().for_each(|loc| *counts.entry(loc).or_default() += 1);
+        // At each register, those around it included.
+        let mut around: Vec<usize> = Vec::with_capacity(self.shape.len());
+        let at = |loc: &Loc, around: &[usize]| {
+            let outside = match loc {
+                Loc::Root => 0,
+                Loc::Child { register, .. } => around[*register as usize],
+            };
+            outside + counts.get(loc).copied().unwrap_or(0)
+        };
+        for (loc, _) in &self.shape {
+            around.push(at(loc, &around));
+        }
+        self.captures.iter().map(|loc| at(loc, &around)).max().unwrap_or(0)
     }
 
     /// Leaves out of `required` what something else that is looked at implies.

@@ -5,14 +5,14 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use staunch::server::{Address, StartError};
+use staunch::server::{Address, Listen, StartError};
 
 use super::Fault;
 
 /// Two listeners cannot have one address, except for a port that the system chooses.
-pub(super) fn check_distinct(addresses: &[Address]) -> Result<(), String> {
+pub(super) fn check_distinct(addresses: &[Listen]) -> Result<(), String> {
     let mut seen = HashSet::new();
-    for address in addresses {
+    for Listen { address, .. } in addresses {
         let is_chosen = matches!(address, Address::Tcp(address) if address.port() == 0);
         if !is_chosen && !seen.insert(address.to_string()) {
             return Err(format!("listen: {address} is given twice"));
@@ -22,18 +22,18 @@ pub(super) fn check_distinct(addresses: &[Address]) -> Result<(), String> {
 }
 
 /// The well-known reference is for this machine alone.
-pub(super) fn check_local(addresses: &[Address]) -> Result<(), String> {
+pub(super) fn check_local(addresses: &[Listen]) -> Result<(), String> {
     let is_far = |address: &&Address| matches!(address, Address::Tcp(a) if !a.ip().is_loopback());
-    let far = addresses.iter().find(is_far);
+    let far = addresses.iter().map(|listen| &listen.address).find(is_far);
     far.map_or(Ok(()), |address| Err(explain(&StartError::NotLocal(address.clone()), addresses)))
 }
 
 /// Why the broker does not start, and what to do about it.
-pub(super) fn advise(error: &StartError, all: &[Address]) -> Fault {
+pub(super) fn advise(error: &StartError, all: &[Listen]) -> Fault {
     Fault::Failed(explain(error, all))
 }
 
-fn explain(error: &StartError, all: &[Address]) -> String {
+fn explain(error: &StartError, all: &[Listen]) -> String {
     let (address, cause) = match error {
         StartError::Listen(address, cause) => (address, cause),
         StartError::NotLocal(_) => return format!("{error}. Choose an address such as 127.0.0.1"),
@@ -80,8 +80,8 @@ fn explain(error: &StartError, all: &[Address]) -> String {
 }
 
 /// Another of the addresses that are listened on, with the same port, if one of the two stands for all of this machine.
-fn overlapping(address: SocketAddr, all: &[Address]) -> Option<SocketAddr> {
-    all.iter().find_map(|other| match other {
+fn overlapping(address: SocketAddr, all: &[Listen]) -> Option<SocketAddr> {
+    all.iter().find_map(|other| match &other.address {
         Address::Tcp(other) if *other != address && other.port() == address.port() => {
             (other.ip().is_unspecified() || address.ip().is_unspecified()).then_some(*other)
         }

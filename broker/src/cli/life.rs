@@ -38,6 +38,14 @@ pub(super) struct Life {
 
 /// Runs a broker until SIGTERM or SIGINT.
 pub(super) fn run(start: impl FnOnce() -> Result<Life, Fault>) -> Result<(), Fault> {
+    run_until(start, std::future::pending())
+}
+
+/// Runs a broker until SIGTERM or SIGINT, or until something else is over, and tells how that went.
+pub(super) fn run_until(
+    start: impl FnOnce() -> Result<Life, Fault>,
+    done: impl Future<Output = Result<Result<(), String>, tokio::sync::oneshot::error::RecvError>>,
+) -> Result<(), Fault> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fault::failed)?;
     runtime.block_on(async {
@@ -49,11 +57,13 @@ pub(super) fn run(start: impl FnOnce() -> Result<Life, Fault>) -> Result<(), Fau
         let mut told = Told::new();
         told.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
         let mut tick = interval(TICK);
-        loop {
+        let mut done = std::pin::pin!(done);
+        let outcome = loop {
             tokio::select! {
-                () = ends.next() => break,
+                () = ends.next() => break Ok(()),
+                outcome = &mut done => break outcome.unwrap_or(Ok(())),
                 _ = hang_up.recv() => match &mut reload {
-                    None => break,
+                    None => break Ok(()),
                     Some(reload) => {
                         told.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
                         let kept = reload(&server).map(|reloaded| drain = reloaded);
@@ -66,10 +76,10 @@ pub(super) fn run(start: impl FnOnce() -> Result<Life, Fault>) -> Result<(), Fau
                     told.status(&server);
                 }
             }
-        }
+        };
         told.tell("STOPPING=1");
         end(server, drain, &mut ends, &mut told).await;
-        Ok(())
+        outcome.map_err(Fault::Failed)
     })
 }
 

@@ -1,7 +1,8 @@
 //! The command line: what can be asked for, and who does it.
 //!
 //! # Layout
-//! - `serve`, `key`: the broker, and the secret that its references are signed with.
+//! - `serve`, `stdio`, `key`: the broker, on standard input and output too, and the secret that its references are
+//!   signed with.
 //! - `config`: its configuration file. `life`: its signals and its service manager. `inherit`: sockets from there.
 //! - `advice`: what to do when it cannot listen.
 //! - `reference`: `staunch ref`.
@@ -28,6 +29,7 @@ mod reach;
 mod reference;
 mod send;
 mod serve;
+mod stdio;
 mod sync;
 mod value;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use staunch::admission::{Rule, Start};
-use staunch::server::{Address, Config, Server};
+use staunch::server::{Address, Config, Listen, Server};
 use staunch_protocols::sturdy::SturdyRef;
 
 use super::Fault;
@@ -18,6 +18,7 @@ use super::inherit::{self, Inherited};
 use super::life::{self, Life};
 use super::manual::print;
 use super::reach::{DEFAULT_ADDRESS, WELL_KNOWN};
+use super::stdio;
 use super::value::{scan, show};
 
 /// The oid that references are for, unless it is said.
@@ -35,7 +36,9 @@ Examples:
   staunch serve --dev
   staunch serve --listen unix:/run/staunch/socket --socket-mode 0660
   staunch serve --listen tcp:0.0.0.0:9001
+  staunch serve --listen tcp:127.0.0.1:9001,answers=accepted
   staunch serve --config staunch.toml --check
+  staunch serve --stdio
 
 What goes over TCP is not encrypted: listen on networks that you trust.
 
@@ -67,7 +70,7 @@ pub(super) struct Serve {
     #[arg(long, conflicts_with_all = ["key_file", "oid"])]
     dev: bool,
     /// The configuration file [default: /etc/staunch/staunch.toml for root and for services, or
-    /// $XDG_CONFIG_HOME/staunch/staunch.toml, or ~/.config/staunch/staunch.toml; none with --dev]
+    /// $XDG_CONFIG_HOME/staunch/staunch.toml, or ~/.config/staunch/staunch.toml; none with --dev or --stdio]
     ///
     /// What flags say counts for more than what it says. It may be absent if it is not named here. docs/configuration.md
     /// tells all that may stand in it.
@@ -89,8 +92,18 @@ pub(super) struct Serve {
     /// [default: tcp:127.0.0.1:9001]
     ///
     /// Sockets that a service manager hands over (LISTEN_FDS) come on top; with these there is no default.
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Vec<Address>,
+    ///
+    /// With ,answers=accepted behind it the gatekeeper there answers <accepted ..> and <rejected ..>, as older clients
+    /// want, syndicate-py up to 0.19.3 among them, instead of <ok ..> and <error ..>. (So a path cannot end in a comma, a
+    /// word of small letters, = and something without a slash.)
+    #[arg(long, value_name = "ADDRESS[,OPTION=VALUE]")]
+    listen: Vec<Listen>,
+    /// Speak on standard input and output as well, and end when the input does
+    ///
+    /// What is there at once, as oid 0, is the dataspace: who starts the broker so needs no reference. It listens only
+    /// where --listen, or a file that is named, says, and takes no key if that is nowhere.
+    #[arg(long)]
+    stdio: bool,
     /// Permissions of Unix sockets' files, octal; connecting takes the one to write [default: as the umask
     /// has it]
     #[arg(long, value_name = "MODE", value_parser = mode)]
@@ -152,6 +165,15 @@ impl Serve {
         if is_check {
             return source.check();
         }
+        if source.flags.is_stdio {
+            let (done, is_done) = tokio::sync::oneshot::channel();
+            let start = || {
+                let life = start(source, Vec::new())?;
+                stdio::attach(&life.server, done).map_err(Fault::Failed)?;
+                Ok(life)
+            };
+            return life::run_until(start, is_done);
+        }
         // Before there are threads.
         let sockets = inherit::take().map_err(Fault::Failed)?;
         life::run(|| start(source, sockets))
@@ -160,6 +182,7 @@ impl Serve {
     fn named(self) -> Named {
         Named {
             is_dev: self.dev,
+            is_stdio: self.stdio,
             listen: self.listen,
             socket_mode: self.socket_mode,
             key_file: self.key_file,
@@ -188,7 +211,8 @@ impl Source {
     fn of(asked: Option<PathBuf>, flags: Named) -> Source {
         let is_named = asked.is_some();
         // To try something out should not depend on what the system's broker is to do.
-        let path = asked.or_else(|| if flags.is_dev { None } else { config::default_path() });
+        let path =
+            asked.or_else(|| if flags.is_dev || flags.is_stdio { None } else { config::default_path() });
         Source { flags, path, is_named }
     }
 
@@ -223,7 +247,7 @@ impl Source {
 }
 
 /// Where to listen, beside sockets that were handed over.
-fn listen(settings: &Settings, sockets: &[Inherited]) -> Vec<Address> {
+fn listen(settings: &Settings, sockets: &[Inherited]) -> Vec<Listen> {
     match &settings.listen {
         Some(addresses) => addresses.clone(),
         None if sockets.is_empty() => DEFAULT_ADDRESS.parse().into_iter().collect(),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use staunch_protocols::sturdy::SturdyRef;
 
-use super::{Binding, Gatekeeper};
+use super::{Binding, Bindings, Gatekeeper};
 use crate::cap::{Cap, Caps, Entity};
 use crate::{Broker, Local};
 
-impl Gatekeeper {
+impl Bindings {
     /// What a reference stands for now; `None` if it is not valid.
-    pub(crate) fn look_up(&self, reference: &SturdyRef) -> Option<Cap> {
-        let bindings = self.bindings.lock();
+    fn look_up(&self, reference: &SturdyRef) -> Option<Cap> {
+        let bindings = self.0.lock();
         let binding = bindings.get(&reference.oid)?;
         let caveats = reference.compile().ok()?;
         reference.verify(&binding.key).then(|| binding.target.attenuate(&caveats))
@@ -20,7 +20,14 @@ impl Gatekeeper {
     /// Has these bindings (oid, key, target) instead of those before. Answers stay as they are.
     pub(crate) fn rebind(&self, bindings: Vec<(Vec<u8>, Vec<u8>, Cap)>) {
         let new = bindings.into_iter().map(|(oid, key, target)| (oid, Binding { key, target }));
-        *self.bindings.lock() = new.collect();
+        *self.0.lock() = new.collect();
+    }
+}
+
+impl Gatekeeper {
+    /// What a reference stands for now; `None` if it is not valid.
+    pub(crate) fn look_up(&self, reference: &SturdyRef) -> Option<Cap> {
+        self.bindings.look_up(reference)
     }
 
     /// Answers the questions that have met silence, if there is an answer by now; at the cost of whoever is told.

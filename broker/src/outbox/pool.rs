@@ -1,4 +1,4 @@
-//! Memory for reuse.
+//! What workers keep for flushes: memory for reuse, and counts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -52,4 +52,12 @@ impl Pool {
             self.shells.push(shared);
         }
     }
+}
+
+/// Counts of system calls, kept by each worker.
+#[derive(Default, Debug, Clone, Copy)]
+pub(crate) struct CallCounts {
+    pub(crate) reads: u64,
+    pub(crate) writes: u64,
+    pub(crate) bytes: u64,
 }

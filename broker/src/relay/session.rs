@@ -3,6 +3,7 @@
 mod end;
 pub(crate) mod packets;
 mod plain;
+mod text;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use staunch_flowctl::{Account, OpenConnection};
 use staunch_protocols::caveat::CaveatError;
 use staunch_protocols::packet::PacketError;
+use staunch_protocols::text::{StreamReader, TextError};
 use staunch_protocols::wire::{CanonError, Int, Limits, ScanError, Scanner};
 use staunch_system::net::Stream;
 use staunch_system::poll::Interest;
@@ -71,16 +73,24 @@ pub(crate) enum Failure {
     Loop(u32),
     #[error("A turn that would come to more than {0} bytes for all who observe it; send it in parts")]
     TurnTooWide(u64),
+    #[error("A pattern with more than {0} captures within each other")]
+    CapturesNested(usize),
+    #[error("An observation that captures more than {0} bytes of one value")]
+    CapturesTooMuch(usize),
     #[error("Observations that multiply what others send: one turn came to more than {0} bytes")]
     Multiplied(u64),
+    #[error("Observations that multiply what others send: one turn would have come to more than {0} events")]
+    MultipliedEvents(u64),
     #[error("Too much waits for this connection to read it")]
     Unread,
     #[error("The broker ends")]
     BrokerEnds,
     #[error("A bug in the broker; please report it")]
     Bug,
-    #[error("text syntax is not spoken here: the first byte of a packet must be 0x80 or above")]
-    Text,
+    #[error("text, {0}")]
+    Text(TextError),
+    #[error("No HTTP is spoken here; over TCP, text begins with [ or <")]
+    NoText,
 }
 
 /// What only the worker that runs the session touches.
@@ -96,6 +106,10 @@ pub(super) struct Inbound {
     carry: Vec<u8>,
     /// Where the scan of the packet at the carry's start stands, if one has begun.
     scanner: Option<Scanner>,
+    /// What reads the peer's text, if it speaks text at present: then `carry` is only what has to wait.
+    text: Option<Box<StreamReader>>,
+    /// Something has been handled: it is known whether this is a session at all.
+    is_known: bool,
     /// A turn that waits for something to be built.
     waiting: Option<Box<Decoded>>,
     /// There may be more to read.
@@ -179,6 +193,8 @@ impl Session {
                 leftovers: Vec::new(),
                 carry: Vec::new(),
                 scanner: None,
+                text: None,
+                is_known: false,
                 waiting: None,
                 is_readable: true,
                 is_hanging_up: false,

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use staunch_flowctl::Loan;
 use staunch_index::pattern::Pattern;
-use staunch_index::{Action, Prepared, Stored, looks_like_observe};
+use staunch_index::{Action, Prepared, Reader, Stored, looks_like_observe};
 use staunch_protocols::wire::{Int, Scanner, View, tag};
 
 use super::SyncReply;
 use super::handles::{Held, What};
 use super::membrane::{Membrane, Ref, Refs};
 use super::session::{Failure, Inbound, Session};
-use super::weigh::{FRAME_BYTES, Kind, Weight};
+use super::weigh::{FRAME_BYTES, Heavy, Kind, LIGHT_PAIRS_MAX, Weight};
 use crate::Local;
 use crate::cap::{self, Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Router, Target};
@@ -112,12 +112,11 @@ impl Session {
         local: &mut Local,
     ) -> Result<Applied, Failure> {
         let ready = self.prepare(decoded, local).and_then(|is_ready| {
-            if let Some(packet) = packet.or(decoded.packet.as_ref().map(OwnValue::view))
-                && is_ready
-            {
-                self.weigh(&decoded.events, packet, local)?;
+            let packet = packet.or(decoded.packet.as_ref().map(OwnValue::view));
+            match packet.filter(|_| is_ready) {
+                Some(packet) => self.weigh(&decoded.events, packet, local),
+                None => Ok(is_ready),
             }
-            Ok(is_ready)
         });
         let is_ready = match ready {
             Ok(is_ready) => is_ready,
@@ -185,36 +184,30 @@ impl Session {
         prepared.map_err(Failure::TooManySkeletons)
     }
 
-    /// Whether a turn may come to what it would, in each of the dataspaces that it concerns.
-    fn weigh(&self, events: &[Event], packet: View<'_>, local: &mut Local) -> Result<(), Failure> {
+    /// Whether a turn may come to what it would, in each of the dataspaces that it concerns. False if somebody has to
+    /// go first, who has been told to.
+    fn weigh(&self, events: &[Event], packet: View<'_>, local: &mut Local) -> Result<bool, Failure> {
         let size = |event: &Event| event.value_bytes(packet) as u64 + FRAME_BYTES;
         let once: u64 = events.iter().map(size).sum();
-        let max = self.broker().fan_out_max;
-        let mut weight = Weight::new(once, max);
+        let mut weight = Weight::new(events.len(), once, self.broker());
         for dataspace in dataspaces_of(events) {
             let reader = dataspace.index.read();
-            if once.saturating_mul(reader.observers() as u64) <= max {
+            let observers = reader.observers() as u64;
+            if once.saturating_mul(observers) <= self.broker().fan_out_max
+                && events.len() as u64 * observers <= LIGHT_PAIRS_MAX
+            {
                 continue;
             }
-            let mut scanner = crate::attenuate::stored_scanner();
-            for event in events.iter().filter(|e| e.dataspace().is_some_and(|d| Arc::ptr_eq(&d, &dataspace)))
-            {
-                let stored = event.stored();
-                let (value, kind) = match (event, &stored) {
-                    (Event::Assert { value, .. } | Event::Message { value, .. }, _) => {
-                        (view(value, packet), Kind::Captured)
-                    }
-                    (_, Some(stored)) => {
-                        scanner.reset();
-                        scanner.scan(stored.bytes()).map_err(Failure::Scan)?;
-                        (scanner.view(stored.bytes()), Kind::Retraction)
-                    }
-                    _ => continue,
-                };
-                weight.add(value, kind, &reader, &mut local.scratch)?;
+            match weigh_in(&mut weight, &dataspace, events, packet, &reader, local) {
+                Ok(()) => {}
+                Err(Heavy::TooWide(max)) => return Err(Failure::TurnTooWide(max)),
+                Err(Heavy::Multiplied(session, max)) => {
+                    self.broker().end_session(session, Failure::MultipliedEvents(max));
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Gives up a turn that has had no effect, and shall have none.
@@ -483,6 +476,35 @@ impl Session {
         local.stage.publish_staged(self.broker());
         inbound.handles.len() > 0 || !inbound.leftovers.is_empty()
     }
+}
+
+/// Adds those of a turn's events that one dataspace gets.
+fn weigh_in(
+    weight: &mut Weight<'_>,
+    dataspace: &Arc<Dataspace>,
+    events: &[Event],
+    packet: View<'_>,
+    reader: &Reader<'_, Router>,
+    local: &mut Local,
+) -> Result<(), Heavy> {
+    let mut scanner = crate::attenuate::stored_scanner();
+    for event in events.iter().filter(|e| e.dataspace().is_some_and(|d| Arc::ptr_eq(&d, dataspace))) {
+        let stored = event.stored();
+        let (value, kind) = match (event, &stored) {
+            (Event::Assert { value, .. } | Event::Message { value, .. }, _) => {
+                (view(value, packet), Kind::Captured)
+            }
+            (_, Some(stored)) => {
+                scanner.reset();
+                // It has been scanned before.
+                let Ok(_) = scanner.scan(stored.bytes()) else { continue };
+                (scanner.view(stored.bytes()), Kind::Retraction)
+            }
+            _ => continue,
+        };
+        weight.add(value, kind, reader, &mut local.scratch)?;
+    }
+    Ok(())
 }
 
 /// The dataspaces that events are for.

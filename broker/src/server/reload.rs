@@ -22,11 +22,14 @@ impl Server {
             let _ = self.broker.settings().buffers.apply(&acceptor.listener);
         }
         let bindings = config.bindings.iter().map(|b| (b.oid.clone(), b.key.clone(), self.dataspace.clone()));
-        self.gatekeeper.rebind(bindings.collect());
-        let (gatekeeper, broker) = (self.gatekeeper.clone(), Arc::downgrade(&self.broker));
+        self.bindings.rebind(bindings.collect());
+        let gatekeepers = self.gatekeepers.each_ref().map(|(_, gatekeeper)| gatekeeper.clone());
+        let broker = Arc::downgrade(&self.broker);
         self.broker.scheduler().spawn(move |worker| {
             if let Some(broker) = broker.upgrade() {
-                gatekeeper.answer_waiting(&broker, &mut worker.local);
+                gatekeepers
+                    .iter()
+                    .for_each(|gatekeeper| gatekeeper.answer_waiting(&broker, &mut worker.local));
                 worker.local.stage.flush(&mut worker.local.scratch);
                 worker.local.publish_counts(&broker);
             }

@@ -8,9 +8,12 @@ use staunch_protocols::wire::tag;
 use super::{Body, Stage, filter};
 use crate::Broker;
 use crate::cap::{Caps, Entity};
-use crate::dataspace::{LocalEvent, LocalReplay, Router, Target};
+use crate::dataspace::{LocalEvent, LocalReplay, Observing, Router, Target};
 use crate::outbox::{PendingReplay, Segment};
-use crate::relay::Remote;
+use crate::relay::{Failure, Remote};
+
+/// As long as a packet may be, by default.
+const CAPTURED_BYTES_MAX: usize = 16 << 20;
 
 /// See the module's head.
 pub(crate) struct Commit<'s> {
@@ -33,6 +36,7 @@ impl Sink<Router> for Commit<'_> {
         match to {
             Target::Remote(_) if self.caps.is_empty() => self.stage.message(to, captures),
             Target::Remote(remote) => self.stage.direct_message(remote, &Self::captured(captures), self.caps),
+            Target::Other(_, by) if self.stage.is_too_much(*by, captures) => {}
             Target::Other(cap, by) => {
                 let body = Self::captured(captures);
                 let caps = crate::cap::those_in(&body, self.caps);
@@ -49,6 +53,7 @@ impl Sink<Router> for Commit<'_> {
             (Target::Remote(remote), Some(caps)) => {
                 self.stage.direct_assert(remote, &Self::captured(captures), caps, handle);
             }
+            (Target::Other(_, by), _) if self.stage.is_too_much(*by, captures) => {}
             (Target::Other(cap, by), caps) => {
                 let caps = caps.cloned().unwrap_or_default();
                 self.stage.other(cap, *by, LocalEvent::Assert(Self::captured(captures), caps, handle));
@@ -92,6 +97,16 @@ impl Sink<Router> for Commit<'_> {
 }
 
 impl Stage {
+    /// Whether this is more than a value may hold. Captures may be much longer than the value that they are of, and who
+    /// gets them may be a dataspace, that observers capture from again. Then the session that set it up is ended.
+    pub(super) fn is_too_much(&mut self, by: Observing, captures: &Captures<'_>) -> bool {
+        let is_too_much = captures.iter().map(|c| c.len()).sum::<usize>() > CAPTURED_BYTES_MAX;
+        if is_too_much && self.ends.last().is_none_or(|(session, _)| *session != by.session) {
+            self.ends.push((by.session, Failure::CapturesTooMuch(CAPTURED_BYTES_MAX)));
+        }
+        is_too_much
+    }
+
     /// Stages a replay, which stands between turns.
     fn remote_replay(&mut self, remote: &Arc<Remote>, pending: PendingReplay) {
         let slot = self.slot(remote);

@@ -233,7 +233,15 @@ impl Class {
         buffer.extend_from_slice(&self.buffer);
         let (cost, turn) = (self.cost, self.turn);
         let session = member.session().clone();
-        Slot { session, session_id: member.session_id(), segments: Vec::new(), buffer, cost, turn }
+        Slot {
+            session,
+            session_id: member.session_id(),
+            segments: Vec::new(),
+            buffer,
+            cost,
+            turn,
+            is_shed: false,
+        }
     }
 }
 

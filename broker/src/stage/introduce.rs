@@ -75,7 +75,11 @@ impl Stage {
         slot.open(turn);
         let first = slot.split();
         self.event(to, b'M', Some(Body::Value(wire)), None);
-        let end = self.slot(to).split();
+        let slot = self.slot(to);
+        if slot.is_shed {
+            return;
+        }
+        let end = slot.split();
         self.notes.add(to.session_id(), Note::Used(oids, first..end));
     }
 
@@ -102,7 +106,10 @@ impl Stage {
         }
         self.transient_drops += early.len() as u64;
         // From the last on, so that the others stay where they are.
-        early.into_iter().rev().for_each(|range| _ = segments.drain(range));
+        for range in early.into_iter().rev() {
+            debug_assert!(range.end <= segments.len());
+            segments.drain(range.start.min(segments.len())..range.end.min(segments.len()));
+        }
         Some(membrane)
     }
 }

@@ -26,11 +26,9 @@ impl Stage {
             }
             let slot = &mut self.slots[at];
             self.cost -= slot.shed(max);
-            // What they say lies where is gone.
-            self.notes.forget(slot.session_id);
             held -= bytes;
         }
-        self.shed_at = self.cost + max.saturating_sub(held).max(max / STEPS);
+        self.shed_at = self.cost + self.shared_cost + max.saturating_sub(held).max(max / STEPS);
     }
 }
 
@@ -39,8 +37,8 @@ impl Slot {
     fn bytes(&self) -> u64 {
         let segments = self.segments.iter().map(|segment| match segment {
             Segment::Inline(bytes) => bytes.len(),
-            Segment::Shared(body) if std::sync::Arc::strong_count(body) == 1 => body.bytes().len(),
-            Segment::Batch(_) | Segment::Shared(_) | Segment::Replay(_) => 0,
+            Segment::Shared(body) => body.bytes().len() / std::sync::Arc::strong_count(body),
+            Segment::Batch(_) | Segment::Replay(_) => 0,
         });
         let places = self.segments.len() * size_of::<Segment>();
         (self.buffer.len() + segments.sum::<usize>() + places) as u64
@@ -53,6 +51,7 @@ impl Slot {
         self.segments = Vec::new();
         self.buffer = Vec::new();
         self.turn = 0;
+        self.is_shed = true;
         std::mem::take(&mut self.cost)
     }
 }

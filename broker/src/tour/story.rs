@@ -24,7 +24,7 @@ const SLOW: usize = 2;
 /// Tells the story in about so many seconds. Returns the broker if it is to be kept.
 pub(super) fn run(seconds: u64, keep: bool, screen: Screen) -> Result<Option<Kept>, Error> {
     let config = Config {
-        listen: vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+        listen: vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).into()],
         ..Config::default()
     };
     let server = Server::start_dev(&config)?;

@@ -1,6 +1,8 @@
 //! What the tests of whole brokers share: a client that speaks text to its test and bytes to the broker.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod text;
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use staunch::server::{Address, Config, Server};
 use staunch_protocols::packet::{Event as WireEvent, Packet};
-use staunch_protocols::text;
+use staunch_protocols::text as syntax;
 use staunch_protocols::wire::{Limits, Progress, Scanner};
 
 /// How long anything may take that must happen. Far more than it does.
@@ -29,7 +31,7 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
 /// A broker on a TCP port of its own.
 pub fn start(config: Config) -> (Server, SocketAddr) {
     let listen = match config.listen.is_empty() {
-        true => vec![Address::Tcp("127.0.0.1:0".parse().unwrap())],
+        true => vec![Address::Tcp("127.0.0.1:0".parse().unwrap()).into()],
         false => config.listen.clone(),
     };
     let server = Server::start_dev(&Config { listen, ..config }).unwrap();
@@ -45,7 +47,7 @@ pub fn start_default() -> (Server, SocketAddr) {
 /// The bytes of packets given as text.
 pub fn bytes(packets: &str) -> Vec<u8> {
     let all =
-        text::parse_all(packets, &Limits::default()).unwrap_or_else(|error| panic!("{packets}: {error}"));
+        syntax::parse_all(packets, &Limits::default()).unwrap_or_else(|error| panic!("{packets}: {error}"));
     // It comes as a sequence of packets, in brackets.
     all[1..all.len() - 1].to_vec()
 }
@@ -185,6 +187,16 @@ impl Client {
         self.set_timeouts(PATIENCE);
         while !bytes.is_empty() {
             bytes = &bytes[self.write(bytes).unwrap_or_else(|e| panic!("{e}: not read"))..];
+        }
+    }
+
+    /// Sends bytes; whenever they are not taken, does something that helps.
+    pub fn send_bytes_while(&mut self, mut bytes: &[u8], mut help: impl FnMut()) {
+        while !bytes.is_empty() {
+            match self.send_some(bytes) {
+                0 => help(),
+                sent => bytes = &bytes[sent..],
+            }
         }
     }
 
@@ -349,20 +361,21 @@ impl Client {
     fn parse(&mut self) {
         let mut scanner = Scanner::new(Limits::default());
         let mut done = 0;
-        loop {
-            match scanner.scan(&self.unread[done..]) {
+        while done < self.unread.len() {
+            let rest = &self.unread[done..];
+            if rest[0] < 0x80 {
+                // Whose packets are cut, or are nonsense, may have changed to text by that.
+                let Some(end) = rest.iter().position(|b| *b == b'\n') else { break };
+                let line = bytes(std::str::from_utf8(&rest[..end]).expect("the broker sends text"));
+                scanner.scan(&line).expect("the broker sends packets");
+                self.pending.extend(came(scanner.view(&line)));
+                scanner.reset();
+                done += end + 1;
+                continue;
+            }
+            match scanner.scan(rest) {
                 Ok(Progress::Complete(length)) => {
-                    let packet = Packet::read(scanner.view(&self.unread[done..done + length]));
-                    match packet.expect("the broker sends packets") {
-                        Packet::Turn(turn) => {
-                            let events = turn.events().map(|e| event(e.expect("well-formed"))).collect();
-                            self.pending.push_back(Came::Turn(events));
-                        }
-                        Packet::Error { message, .. } => {
-                            self.pending.push_back(Came::Error(message.to_owned()))
-                        }
-                        _ => {}
-                    }
+                    self.pending.extend(came(scanner.view(&rest[..length])));
                     scanner.reset();
                     done += length;
                 }
@@ -375,10 +388,20 @@ impl Client {
     }
 }
 
+fn came(packet: staunch_protocols::wire::View<'_>) -> Option<Came> {
+    match Packet::read(packet).expect("the broker sends packets") {
+        Packet::Turn(turn) => {
+            Some(Came::Turn(turn.events().map(|e| event(e.expect("well-formed"))).collect()))
+        }
+        Packet::Error { message, .. } => Some(Came::Error(message.to_owned())),
+        _ => None,
+    }
+}
+
 fn event(event: staunch_protocols::packet::TurnEvent<'_>) -> Event {
     let print = |view: staunch_protocols::wire::View<'_>| {
         let mut out = String::new();
-        text::write(view, &mut out, usize::MAX);
+        syntax::write(view, &mut out, usize::MAX);
         out
     };
     let oid = event.oid.as_i64().unwrap();

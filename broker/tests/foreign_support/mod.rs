@@ -135,6 +135,8 @@ pub(crate) struct Broker {
     running: Running,
     /// Where it listens on TCP.
     pub(crate) tcp: SocketAddr,
+    /// Where it listens on TCP and answers in the older form.
+    pub(crate) older: SocketAddr,
     /// Where it listens on a Unix socket.
     pub(crate) unix: PathBuf,
 }
@@ -152,21 +154,23 @@ impl Broker {
                 "--listen",
                 tcp,
                 "--listen",
+                "tcp:127.0.0.1:0,answers=accepted",
+                "--listen",
                 &format!("unix:{}", unix.display()),
             ]);
             let mut running = Running::start(folder, "broker", command.env("STAUNCH_LOG", "debug"));
             let open = until("the broker's addresses", || {
                 let said = running.said();
-                let tcp = said.lines().find_map(|line| Some(line.split_once("open on tcp:")?.1.parse()));
-                match (tcp, running.child.try_wait().unwrap()) {
-                    (Some(Ok(address)), _) => Ok(Some(address)),
+                let open = said.lines().filter_map(|line| line.split_once("open on tcp:")?.1.parse().ok());
+                match (&open.collect::<Vec<SocketAddr>>()[..], running.child.try_wait().unwrap()) {
+                    (&[tcp, older], _) => Ok(Some((tcp, older))),
                     (_, Some(_)) if said.contains("another program listens there") => Ok(None),
                     (_, Some(status)) => panic!("the broker has ended, {status}:\n{said}"),
                     _ => Err(said),
                 }
             });
             match open {
-                Some(tcp) => return Some(Broker { running, tcp, unix }),
+                Some((tcp, older)) => return Some(Broker { running, tcp, older, unix }),
                 None if start.elapsed() > wait => return None,
                 None => std::thread::sleep(Duration::from_millis(200)),
             }

@@ -5,7 +5,7 @@
 use staunch_protocols::caveat::{Caveats, Outcome, Scratch};
 use staunch_protocols::packet::{Event, Packet, WireRef};
 use staunch_protocols::sturdy::SturdyRef;
-use staunch_protocols::text;
+use staunch_protocols::text::{self, StreamReader, TextError};
 use staunch_protocols::wire::{
     Limits, Progress, ScanError, Scanner, View, canonicalize, encode, sort_key, tag,
 };
@@ -238,5 +238,32 @@ pub fn text(data: &[u8]) {
     }
     if let Ok(all) = &all {
         scan_canonical(all);
+        for step in [1, 2, 7, source.len().max(1)] {
+            let values = text_in_pieces(source, step).unwrap();
+            assert!(values.is_none_or(|values| values == all[1..all.len() - 1]), "{step}");
+        }
+    } else {
+        // Whatever is wrong with it, it may be cut anywhere.
+        let whole = text_in_pieces(source, source.len().max(1));
+        assert_eq!(text_in_pieces(source, 1), whole);
     }
+}
+
+/// All values of a text that comes in pieces, one after the other; `None` if there is a symbol that is taken for none.
+fn text_in_pieces(source: &str, step: usize) -> Result<Option<Vec<u8>>, TextError> {
+    let mut reader = StreamReader::new(Limits::default());
+    let mut values = Vec::new();
+    // A bare symbol is complete when something follows it.
+    for mut piece in source.as_bytes().chunks(step).chain([&b"\n"[..]]) {
+        while !piece.is_empty() {
+            let (read, value) = reader.read(piece)?;
+            values.extend_from_slice(value.unwrap_or_default());
+            piece = &piece[read..];
+            if value.is_none() && !piece.is_empty() {
+                assert!(reader.is_idle() && piece[0] >= 0x80);
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(values))
 }

@@ -1,15 +1,18 @@
 //! The Preserves text syntax: for people, logs and configuration.
 //!
 //! [`write()`] prints a value, and stops where it is told to; [`parse`] and [`parse_all`] read text into
-//! canonical bytes. Neither recurses. Neither is on the way of a message, so they are made to be clear, not
-//! fast.
+//! canonical bytes, and [`StreamReader`] does so with text that arrives in pieces. None recurses. Binary messages do
+//! not come this way, so they are made to be clear, not fast.
 
 mod atom;
+mod build;
 mod number;
 mod parse;
+mod stream;
 mod write;
 
 pub use parse::{parse, parse_all};
+pub use stream::StreamReader;
 pub use write::write;
 
 /// Why a text is not a value, and where.
@@ -33,6 +36,9 @@ pub enum TextErrorKind {
     /// A character that cannot stand here.
     #[error("unexpected {0:?}")]
     Unexpected(char),
+    /// A token that is not UTF-8.
+    #[error("invalid UTF-8")]
+    Utf8,
     /// Something after the end of the value.
     #[error("something follows the value")]
     Trailing,

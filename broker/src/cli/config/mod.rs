@@ -21,7 +21,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
-use staunch::server::Address;
+use staunch::server::Listen;
 use staunch_system::process::effective_user;
 
 use super::value::parse;
@@ -35,7 +35,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct File {
-    listen: Option<Vec<toml::Spanned<Listen>>>,
+    listen: Option<Vec<toml::Spanned<Place>>>,
     #[serde(deserialize_with = "read_mode")]
     socket_mode: Option<u32>,
     key_file: Option<PathBuf>,
@@ -132,18 +132,18 @@ fn from_text<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(deserializer: 
 }
 
 /// An address, or what is wrong with it: to be told by its place, where errors in an array tell the array's.
-struct Listen(Result<Address, String>);
+struct Place(Result<Listen, String>);
 
-impl<'de> Deserialize<'de> for Listen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listen, D::Error> {
-        Ok(Listen(String::deserialize(deserializer)?.parse()))
+impl<'de> Deserialize<'de> for Place {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Place, D::Error> {
+        Ok(Place(String::deserialize(deserializer)?.parse()))
     }
 }
 
 impl File {
     /// Where to listen, if that is said.
-    fn listen(&self) -> Option<Vec<Address>> {
-        let good = |listen: &toml::Spanned<Listen>| listen.as_ref().0.clone().ok();
+    fn listen(&self) -> Option<Vec<Listen>> {
+        let good = |place: &toml::Spanned<Place>| place.as_ref().0.clone().ok();
         self.listen.as_ref().map(|all| all.iter().filter_map(good).collect())
     }
 }
@@ -226,7 +226,7 @@ fn parse_file(text: &str) -> Result<File, (usize, usize, String)> {
         (line, column, error.message().replace('\n', "; "))
     })?;
     for listen in file.listen.iter().flatten() {
-        if let Listen(Err(error)) = listen.as_ref() {
+        if let Place(Err(error)) = listen.as_ref() {
             let (line, column) = place(listen.span().start);
             return Err((line, column, error.clone()));
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use staunch::limits::Limits;
-use staunch::server::{Address, Binding, Config};
+use staunch::server::{Binding, Config, Listen};
 use toml::{Table, Value};
 
 use super::super::key;
@@ -19,7 +19,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(crate) struct Named {
     pub(crate) is_dev: bool,
-    pub(crate) listen: Vec<Address>,
+    /// A session on standard input and output: it listens only where that is said.
+    pub(crate) is_stdio: bool,
+    pub(crate) listen: Vec<Listen>,
     pub(crate) socket_mode: Option<u32>,
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) oid: Option<Oid>,
@@ -37,7 +39,7 @@ pub(crate) struct Named {
 pub(crate) struct Settings {
     pub(crate) is_dev: bool,
     /// `None` if it has not been said where to listen.
-    pub(crate) listen: Option<Vec<Address>>,
+    pub(crate) listen: Option<Vec<Listen>>,
     pub(crate) drain: Duration,
     /// All but the addresses and bindings.
     config: Config,
@@ -98,8 +100,12 @@ impl Settings {
             ..defaults
         };
         let listen = if flags.listen.is_empty() { file.listen() } else { Some(flags.listen.clone()) };
+        let listen = if flags.is_stdio { Some(listen.unwrap_or_default()) } else { listen };
+        // Nobody comes in who would have to show anything.
+        let is_closed = listen.as_ref().is_some_and(Vec::is_empty) && flags.is_stdio;
+        let is_dev = flags.is_dev && !is_closed;
         let mut keys = Vec::new();
-        if !flags.is_dev {
+        if !flags.is_dev && !is_closed {
             let given = flags.key_file.as_ref().or(file.key_file.as_ref());
             // For the sake of those who read the log elsewhere.
             let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -122,7 +128,7 @@ impl Settings {
             }
         }
         let drain = flags.drain.or(file.drain).unwrap_or(DRAIN);
-        Ok(Settings { is_dev: flags.is_dev, listen, drain, config, keys, rules: file.unix })
+        Ok(Settings { is_dev, listen, drain, config, keys, rules: file.unix })
     }
 
     /// Reads the keys, and makes those that are not there.
@@ -170,7 +176,7 @@ impl Settings {
     }
 
     /// As a file that says all of it. `listen` is what is listened on.
-    pub(crate) fn show(&self, listen: &[Address]) -> Table {
+    pub(crate) fn show(&self, listen: &[Listen]) -> Table {
         let config = &self.config;
         let mut table = Table::new();
         let mut add = |name: &str, value: Value| _ = table.insert(name.to_owned(), value);

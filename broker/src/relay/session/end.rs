@@ -101,6 +101,7 @@ impl Session {
         }
         inbound.carry = Vec::new();
         inbound.scanner = None;
+        inbound.text = None;
         inbound.target = None;
         inbound.full = Vec::new();
     }

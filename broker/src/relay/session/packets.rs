@@ -12,7 +12,7 @@ use staunch_protocols::packet::{self, Event, Packet};
 use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
 use super::super::turn::Applied;
-use super::super::weigh::{FRAME_BYTES, Kind, Weight, once_max};
+use super::super::weigh::{FRAME_BYTES, Heavy, Kind, Light, Weight};
 use super::plain::PlainRun;
 use super::{Failure, Inbound, Session};
 use crate::Local;
@@ -27,10 +27,18 @@ const TURNS_PER_HOLD: u32 = 256;
 const REWRITTEN_KEPT_MAX: usize = 64 << 10;
 
 /// How handling went on.
-enum Step {
+pub(super) enum Step {
     Next,
     Unfinished,
     Building,
+}
+
+/// What the bytes behind those that were handled are in.
+pub(super) enum Syntax {
+    /// They come later, or have to wait.
+    Same,
+    Text,
+    Binary,
 }
 
 /// What the fast way stopped at.
@@ -141,62 +149,87 @@ impl Slice {
 }
 
 impl Session {
-    /// Handles the packets in `bytes`. Returns how many bytes it is done with: all but an unfinished packet, for
-    /// which the scanner's state is kept, or but what has to wait.
+    /// Handles the packets in `bytes`. Returns how many bytes it is done with: all but an unfinished packet in binary,
+    /// for which the scanner's state is kept, or but what has to wait.
     pub(super) fn handle(
         self: &Arc<Self>,
         bytes: &[u8],
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<usize, Failure> {
+        local.slice = Slice::default();
+        let mut done = 0;
+        loop {
+            let rest = &bytes[done..];
+            let (length, syntax) = match inbound.text {
+                None => self.handle_binary(rest, inbound, local)?,
+                Some(_) => self.handle_text(rest, inbound, local)?,
+            };
+            done += length;
+            match syntax {
+                Syntax::Same => break,
+                Syntax::Text => self.begin_text(bytes[done], inbound)?,
+                Syntax::Binary => self.end_text(inbound),
+            }
+        }
+        inbound.is_known |= done > 0;
+        Ok(done)
+    }
+
+    fn handle_binary(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        inbound: &mut Inbound,
+        local: &mut Local,
+    ) -> Result<(usize, Syntax), Failure> {
         let mut scanner = match inbound.scanner.take() {
             Some(scanner) => scanner,
             None => local.take_scanner(self.config.packet),
         };
         let mut done = 0;
-        local.slice = Slice::default();
         let result = loop {
-            if done == bytes.len() || local.slice.is_over {
-                break Ok(false);
-            }
-            if local.stage.has_full() && !inbound.is_hanging_up {
-                break Ok(false);
-            }
-            if local.stage.cost() + self.account.debt() > self.account.limit() && !inbound.is_hanging_up {
-                local.stage.publish_staged(&self.broker);
-                let flush = Instant::now();
-                local.stage.flush(&mut local.scratch);
-                local.slice.exclude(flush.elapsed());
-                if !self.account.is_clear() {
-                    break Ok(false);
-                }
+            if done == bytes.len() || self.is_held_up(inbound, local) {
+                break Ok(Step::Next);
             }
             if bytes[done] < 0x80 {
-                break Err(Failure::Text);
+                local.put_scanner(scanner);
+                return Ok((done, Syntax::Text));
             }
             match self.handle_some(&bytes[done..], &mut scanner, inbound, local) {
                 Ok((n, Step::Next)) => done += n,
-                Ok((n, Step::Unfinished)) => {
+                Ok((n, step)) => {
                     done += n;
-                    break Ok(true);
-                }
-                Ok((n, Step::Building)) => {
-                    done += n;
-                    break Ok(false);
+                    break Ok(step);
                 }
                 Err(failure) => break Err(failure),
             }
         };
         match result {
-            Ok(true) => inbound.scanner = Some(scanner),
-            Ok(false) => local.put_scanner(scanner),
+            Ok(Step::Unfinished) => inbound.scanner = Some(scanner),
+            Ok(_) => local.put_scanner(scanner),
             Err(failure) => return Err(failure),
         }
-        Ok(done)
+        Ok((done, Syntax::Same))
+    }
+
+    /// Whether it has to wait before the next packet. What is staged is flushed if that may help.
+    #[inline]
+    pub(super) fn is_held_up(&self, inbound: &Inbound, local: &mut Local) -> bool {
+        if local.slice.is_over || local.stage.has_full() && !inbound.is_hanging_up {
+            return true;
+        }
+        if local.stage.cost() + self.account.debt() > self.account.limit() && !inbound.is_hanging_up {
+            local.stage.publish_staged(&self.broker);
+            let flush = Instant::now();
+            local.stage.flush(&mut local.scratch);
+            local.slice.exclude(flush.elapsed());
+            return !self.account.is_clear();
+        }
+        false
     }
 
     /// Handles packets until something is in the way.
-    fn handle_some(
+    pub(super) fn handle_some(
         self: &Arc<Self>,
         bytes: &[u8],
         scanner: &mut Scanner,
@@ -266,7 +299,7 @@ impl Session {
     ) -> Result<(usize, Found), Failure> {
         let credit = self.account.limit().saturating_sub(self.account.debt());
         // A longer turn might come to more than one may: that is looked into first.
-        let light_max = self.broker.fan_out_max / reader.observers().max(1) as u64;
+        let light = Light::of(self.broker.fan_out_max, reader.observers());
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
         for _ in 0..TURNS_PER_HOLD {
@@ -275,13 +308,19 @@ impl Session {
                 break;
             }
             if let Some((length, body)) = scanner.scan_within(&target.prefix, rest) {
-                if length as u64 + FRAME_BYTES > light_max {
-                    self.weigh_messages(body, &[body.token()], reader, &mut local.scratch)?;
+                if !light.allows_one(length) && self.must_wait(body, &[body.token()], reader, local)? {
+                    scanner.reset();
+                    return scan_one(rest, scanner).map(|(_, found)| (done, found));
                 }
                 run.pause(&self.broker, &mut local.stage);
                 match &target.caveats {
                     None => route(body, &[body.token()], reader, &mut local.stage, &mut local.scratch),
-                    Some(caveats) => self.route_restricted(caveats, body, light_max, reader, local)?,
+                    Some(caveats) => {
+                        if !self.route_restricted(caveats, body, light, reader, local)? {
+                            scanner.reset();
+                            return scan_one(rest, scanner).map(|(_, found)| (done, found));
+                        }
+                    }
                 }
                 done += length;
             } else {
@@ -293,14 +332,14 @@ impl Session {
                 if scanner.embedded() > 0 || !scanner.is_canonical() {
                     return Ok((done, Found::Packet(length)));
                 }
-                let is_light = once_max(length) <= light_max;
+                let is_light = light.allows(length);
                 if target.caveats.is_some() {
                     // Several at once may grow: see `restrict` in `turn::decode`.
                     return Ok((done, Found::Packet(length)));
                 }
                 if target.read_bodies(packet, &mut bodies)? {
-                    if !is_light {
-                        self.weigh_messages(packet, &bodies, reader, &mut local.scratch)?;
+                    if !is_light && self.must_wait(packet, &bodies, reader, local)? {
+                        return Ok((done, Found::Packet(length)));
                     }
                     run.pause(&self.broker, &mut local.stage);
                     route(packet, &bodies, reader, &mut local.stage, &mut local.scratch);
@@ -320,25 +359,27 @@ impl Session {
         Ok((done, Found::Nothing))
     }
 
-    /// Routes what caveats let pass of a message.
+    /// Routes what caveats let pass of a message. False if it has to wait.
     #[inline]
     fn route_restricted(
         &self,
         caveats: &Caveats,
         body: View<'_>,
-        light_max: u64,
+        light: Light,
         reader: &Reader<'_, Router>,
         local: &mut Local,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         // There are no references in it to be attenuated.
         let Local { stage, scratch, caveats: machine, .. } = local;
         match caveats.apply(body, machine, &mut |_, _| None) {
-            Outcome::Dropped => return Ok(()),
+            Outcome::Dropped => return Ok(true),
             Outcome::Unchanged => route(body, &[body.token()], reader, stage, scratch),
             Outcome::Rewritten => {
                 let body = machine.view();
-                if body.span().len() as u64 + FRAME_BYTES > light_max {
-                    self.weigh_messages(body, &[body.token()], reader, scratch)?;
+                if !light.allows_one(body.span().len())
+                    && self.weigh_messages(body, &[body.token()], reader, scratch)?
+                {
+                    return Ok(false);
                 }
                 route(body, &[body.token()], reader, stage, scratch);
                 stage.forget_shared();
@@ -347,10 +388,21 @@ impl Session {
         if machine.output().len() > REWRITTEN_KEPT_MAX {
             machine.shrink();
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Whether a turn of messages may come to what it would.
+    #[cold]
+    fn must_wait(
+        &self,
+        packet: View<'_>,
+        bodies: &[u32],
+        reader: &Reader<'_, Router>,
+        local: &mut Local,
+    ) -> Result<bool, Failure> {
+        self.weigh_messages(packet, bodies, reader, &mut local.scratch)
+    }
+
+    /// Whether a turn of messages has to wait, the general way, for somebody who multiplies it.
     #[cold]
     fn weigh_messages(
         &self,
@@ -358,11 +410,16 @@ impl Session {
         bodies: &[u32],
         reader: &Reader<'_, Router>,
         scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let bytes: usize = bodies.iter().map(|body| packet.at(*body).span().len()).sum();
         let once = bytes as u64 + bodies.len() as u64 * FRAME_BYTES;
-        let mut weight = Weight::new(once, self.broker.fan_out_max);
-        bodies.iter().try_for_each(|body| weight.add(packet.at(*body), Kind::Message, reader, scratch))
+        let mut weight = Weight::new(bodies.len(), once, &self.broker);
+        let mut add = |body: &u32| weight.add(packet.at(*body), Kind::Message, reader, scratch);
+        match bodies.iter().try_for_each(&mut add) {
+            Ok(()) => Ok(false),
+            Err(Heavy::Multiplied(..)) => Ok(true),
+            Err(Heavy::TooWide(max)) => Err(Failure::TurnTooWide(max)),
+        }
     }
 
     /// Any packet, in canonical form.

@@ -14,6 +14,9 @@ use super::{Decoded, Event, OwnValue, Subscribes, Value, dataspace_of};
 use crate::cap::{self, Cap, Caps, Entity, stored_id};
 use crate::limits::Thing;
 
+/// What an observer gets of a value is so many times as long as the value at most.
+const CAPTURES_NESTED_MAX: usize = 8;
+
 impl Session {
     /// Decodes a turn, event by event, against the membrane.
     pub(in crate::relay) fn decode(
@@ -116,6 +119,9 @@ impl Session {
             self.admit_observation(inbound)?;
         }
         let subscribes = if observes { subscribes(view, &caps) } else { None };
+        if subscribes.as_ref().is_some_and(|s| s.pattern.captures_nested() > CAPTURES_NESTED_MAX) {
+            return Err(Failure::CapturesNested(CAPTURES_NESTED_MAX));
+        }
         decoded.events.push(Event::Assert { target, value, caps, handle, observes, subscribes });
         Ok(())
     }
