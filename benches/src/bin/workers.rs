@@ -107,12 +107,7 @@ impl Load {
         std::fs::create_dir_all(&folder).expect("a folder for the socket");
         let path = folder.join("socket");
         let listen = vec![Address::Unix(path.clone()).into()];
-        let config = Config {
-            listen: listen.into_iter().map(Into::into).collect(),
-            workers,
-            debt_max: 1 << 40,
-            ..Config::default()
-        };
+        let config = Config { listen, workers, debt_max: 1 << 40, ..Config::default() };
         let server = Server::start_dev(&config).expect("a broker");
         let consumers = (0..consumers).map(|_| consumer(&path, "hot")).collect();
         let pair = |n| (producer(&path), consumer(&path, &format!("cold{n}")));
