@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use staunch_flowctl::OpenConnection;
-use staunch_protocols::{packet, wire};
-use staunch_system::net::{Buffers, Listener, Peer, Shutdown, Stream};
+use staunch_protocols::packet;
+use staunch_system::net::{Listener, ListenerAddress, Peer, Shutdown, Stream};
 
-use crate::cap::Cap;
-use crate::relay::{Session, SessionConfig};
+use crate::admission::{self, Start};
+use crate::cap::{Cap, Entity};
+use crate::relay::Session;
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
-use crate::server::Config;
+use crate::settings::Settings;
 use crate::{Broker, Local};
 
 /// For how long a TCP peer may be silent before the kernel asks whether it is there.
@@ -27,32 +28,7 @@ pub(crate) struct Acceptor {
     pub(crate) broker: Weak<Broker>,
     pub(crate) listener: Listener,
     pub(crate) initial: Cap,
-    pub(crate) terms: Terms,
     pub(crate) refusals: Refusals,
-}
-
-/// What all connections get.
-#[derive(Clone, Copy)]
-pub(crate) struct Terms {
-    pub(crate) session: SessionConfig,
-    pub(crate) buffers: Buffers,
-}
-
-impl Terms {
-    pub(crate) fn new(config: &Config) -> Terms {
-        let session = SessionConfig {
-            debt_max: config.debt_max,
-            outbox_max: config.outbox_max,
-            packet: wire::Limits {
-                packet_bytes_max: config.limits.packet_bytes,
-                depth_max: config.limits.packet_depth,
-                ..wire::Limits::default()
-            },
-        };
-        let buffers =
-            Buffers { send_bytes: Some(config.send_buffer), receive_bytes: Some(config.receive_buffer) };
-        Terms { session, buffers }
-    }
 }
 
 /// Why a connection is refused.
@@ -64,6 +40,10 @@ enum Refusal {
     OfPrincipal(u64),
     #[error("Too many new connections of one principal: {0} a second")]
     Rate(u64),
+    #[error("This user may not connect here")]
+    Denied,
+    #[error("What this user is to start from is not there: its reference is not valid")]
+    Reference,
 }
 
 /// Says what has been refused, without being talked into saying it all the time.
@@ -97,9 +77,29 @@ impl Acceptor {
             Ok(connection) => connection,
             Err(why) => return self.refuse(broker, &stream, &principal, &why),
         };
+        let settings = broker.settings();
+        let initial = match self.initial(&settings.rules, peer) {
+            Ok(initial) => initial,
+            Err(why) => return self.refuse(broker, &stream, &principal, &why),
+        };
         let open = Opening { stream, peer, connection, principal: &principal, name: &name };
-        if let Err(error) = open.open(broker, &self.initial, self.terms) {
+        if let Err(error) = open.open(broker, &initial, &settings) {
             tracing::warn!(%error, connection = name, "cannot watch a connection");
+        }
+    }
+
+    /// What a peer starts from.
+    fn initial(&self, rules: &[admission::Rule], peer: Peer) -> Result<Cap, Refusal> {
+        let (Peer::Unix(who), ListenerAddress::Unix(socket)) = (peer, self.listener.address()) else {
+            return Ok(self.initial.clone());
+        };
+        match (admission::start_of(rules, socket, &who), self.initial.entity()) {
+            (Start::Gatekeeper, _) => Ok(self.initial.clone()),
+            (Start::Nothing, _) => Err(Refusal::Denied),
+            (Start::Reference(reference), Entity::Gatekeeper(gatekeeper)) => {
+                gatekeeper.look_up(reference).ok_or(Refusal::Reference)
+            }
+            (Start::Reference(_), _) => Err(Refusal::Reference),
         }
     }
 
@@ -121,12 +121,11 @@ pub(crate) fn adopt(
     peer: Peer,
     name: &str,
     initial: &Cap,
-    terms: Terms,
 ) -> io::Result<()> {
     let (principal, _) = names(peer);
     let connection = admit(broker, &principal).map_err(|why| io::Error::other(why.to_string()))?;
     let open = Opening { stream, peer, connection, principal: &principal, name };
-    open.open(broker, initial, terms)
+    open.open(broker, initial, &broker.settings())
 }
 
 /// A connection that has been admitted.
@@ -140,17 +139,17 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     /// Begins a session. If that fails, it ends.
-    fn open(self, broker: &Arc<Broker>, initial: &Cap, terms: Terms) -> io::Result<()> {
+    fn open(self, broker: &Arc<Broker>, initial: &Cap, settings: &Settings) -> io::Result<()> {
         let Opening { stream, peer, connection, principal, name } = self;
         match peer {
             // Unlike a TCP socket, it has not inherited them from the listener.
-            Peer::Unix(_) => _ = stream.set_buffers(terms.buffers),
+            Peer::Unix(_) => _ = stream.set_buffers(settings.buffers),
             // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
             // what it wrote, until its kernel gives up.
             Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
         }
-        let session =
-            Session::open(broker, stream, connection, principal, name, initial.clone(), terms.session);
+        let config = settings.session(&broker.limits());
+        let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
         session.start().inspect_err(|_| session.break_off())
     }
 }
@@ -168,6 +167,11 @@ fn admit(broker: &Broker, principal: &str) -> Result<OpenConnection, Refusal> {
     }
     let owner = broker.ledger.principal(principal);
     owner.set_connections_max(limits.principal_connections.min(places.principal_connections));
+    let orphaned_max = broker.settings().orphaned_max;
+    if owner.limit() != orphaned_max {
+        owner.set_limit(orphaned_max);
+        owner.set_resume_below(Some(orphaned_max / 2));
+    }
     owner.try_open().map_err(|full| Refusal::OfPrincipal(full.connections_max))
 }
 

@@ -35,6 +35,11 @@ impl Asker {
         Asker { session, bytes_left: Asker::BYTES_MAX, machine: Machine::default() }
     }
 
+    /// Whose turn it is.
+    pub(crate) fn session(&self) -> u64 {
+        self.session
+    }
+
     /// Whether answers may be missing.
     pub(crate) fn has_spent_all(&self) -> bool {
         self.bytes_left == 0

@@ -1,5 +1,7 @@
 //! The gatekeeper: turns sturdyrefs into capabilities.
 
+mod rebind;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -25,6 +27,9 @@ struct Answer {
     count: u64,
     /// What was given; `None` if nothing was said, or nothing of it passed the observer's caveats.
     given: Option<Given>,
+    /// What a question that has met silence refers to, and whose session asked it first: it may be answered later.
+    caps: Caps,
+    session: u64,
 }
 
 /// Where an answer was given, and under which handle.
@@ -81,7 +86,8 @@ impl Gatekeeper {
             local.stage.deliver(&observer, by, LocalEvent::Assert(value, caps, handle));
             Some(Given { observer, by, handle })
         });
-        answers.insert(question.into(), Answer { count: 1, given });
+        let caps = if given.is_none() { caps.clone() } else { Caps::new() };
+        answers.insert(question.into(), Answer { count: 1, given, caps, session: asker.session() });
     }
 
     /// A question is retracted: so is its answer, if nobody else asks.

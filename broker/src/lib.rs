@@ -6,6 +6,8 @@
 //! - `relay`: sessions, their membranes and turns.
 //! - `stage`, `outbox`: what is to be sent, gathered per worker and per peer.
 //! - `dataspace`, `gatekeeper`: the entities.
+//! - [`admission`], `accept`: who is let in, and what they start from.
+//! - `settings`: what new connections get.
 //! - `cap`, `attenuate`: capabilities and their caveats.
 //! - `principals`: what each client's owner holds.
 //! - `linger`: how long sessions wait for their peers in the end.
@@ -13,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+pub mod admission;
 mod attenuate;
 mod cap;
 pub mod client;
@@ -26,11 +29,12 @@ mod principals;
 mod relay;
 pub mod schedule;
 pub mod server;
+mod settings;
 mod stage;
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use dashmap::DashMap;
@@ -46,6 +50,7 @@ use linger::Lingering;
 use principals::Principals;
 use relay::{Failure, Session, Slice};
 use schedule::Scheduler;
+use settings::Settings;
 use stage::Stage;
 
 /// What each worker keeps for the sessions that it runs.
@@ -156,6 +161,10 @@ pub(crate) struct Broker {
     limits: RwLock<Arc<Limits>>,
     /// Bounds of the process's on connections, beside those.
     places: Places,
+    settings: RwLock<Arc<Settings>>,
+    /// Set once, when the broker is about to end: nothing more is read but from peers that have hung up. Written by
+    /// `Server::drain`, read by sessions before they read; orders nothing.
+    is_draining: AtomicBool,
 }
 
 impl Broker {
@@ -164,6 +173,7 @@ impl Broker {
         fan_out_max: u64,
         limits: Limits,
         places: Places,
+        settings: Settings,
     ) -> io::Result<Arc<Broker>> {
         let principals = Principals::default();
         principals.set_captures_max(limits.principal_captures);
@@ -180,6 +190,8 @@ impl Broker {
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),
             places,
+            settings: RwLock::new(Arc::new(settings)),
+            is_draining: AtomicBool::new(false),
         }))
     }
 
@@ -205,6 +217,17 @@ impl Broker {
     pub(crate) fn set_limits(&self, limits: Limits) {
         self.principals.set_captures_max(limits.principal_captures);
         *self.limits.write() = Arc::new(limits);
+    }
+
+    /// What new connections get, as of now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    /// Whether the broker is about to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        // Relaxed: whoever misses it reads once more, and is told to run again after it was set.
+        self.is_draining.load(Ordering::Relaxed)
     }
 
     /// A handle that no assertion has had.

@@ -292,6 +292,12 @@ impl Outbox {
         self.state.lock().is_blocked
     }
 
+    /// Whether nothing waits, nor is being written.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.queue.is_empty() && !state.is_writing
+    }
+
     /// Whether the last words have been said, or there never were any, and nothing comes any more.
     pub(crate) fn has_ended(&self) -> bool {
         let state = self.state.lock();

@@ -1,29 +1,34 @@
 //! Listeners, and the broker's life from start to SIGTERM.
 
+mod drain;
+mod reload;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
+use parking_lot::Mutex;
 pub use staunch_flowctl::AuditError;
 use staunch_flowctl::{Account, Limits, PrincipalLimits};
 use staunch_protocols::wire::encode;
-use staunch_system::net::{Listener, Stream};
+use staunch_system::net::{Listener, ListenerAddress, Stream};
 use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
-use crate::accept::{self, Acceptor, Refusals, Terms};
+use crate::accept::{self, Acceptor, Refusals};
+use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::{Bindings, Gatekeeper};
 use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Listen};
-use crate::relay::Session;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
+use crate::settings::Settings;
 
 /// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Binding {
     /// A canonical value without capabilities.
     pub oid: Vec<u8>,
@@ -52,6 +57,11 @@ impl fmt::Debug for Binding {
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Listen>,
+    /// Listening sockets that somebody else has made, TCP or Unix. What one of them listens on need not be in `listen`,
+    /// and may be.
+    pub sockets: Vec<Arc<OwnedFd>>,
+    /// Who starts from what over Unix sockets; the first that fits counts.
+    pub rules: Vec<Rule>,
     /// Permissions of the files of Unix sockets (writing is what connecting takes); `None` leaves them to the umask.
     pub socket_mode: Option<u32>,
     /// What lets clients in; of two with the same oid the later counts.
@@ -81,6 +91,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: Vec::new(),
+            sockets: Vec::new(),
+            rules: Vec::new(),
             socket_mode: None,
             bindings: Vec::new(),
             workers: SchedulerConfig::default().workers,
@@ -101,6 +113,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(Address, io::Error),
+    /// A socket that was handed over is of no use.
+    #[error("socket {0} of those that were handed over cannot be listened on: {1}")]
+    Socket(usize, io::Error),
     /// The well-known reference is for this machine alone.
     #[error("--dev lets everybody in, so it listens on loopback addresses and Unix sockets only, not on {0}")]
     NotLocal(Address),
@@ -145,8 +160,9 @@ pub struct Holding {
 pub struct Server {
     broker: Arc<Broker>,
     dataspace: Cap,
-    terms: Terms,
-    acceptors: Vec<(Arc<Acceptor>, Registration<Local>)>,
+    bindings: Arc<Bindings>,
+    gatekeepers: [(Answers, Arc<Gatekeeper>); 2],
+    acceptors: Mutex<Vec<(Arc<Acceptor>, Registration<Local>)>>,
 }
 
 impl Server {
@@ -156,9 +172,12 @@ impl Server {
     /// # Errors
     /// [`StartError`]: among others, an address that is not this machine's alone.
     pub fn start_dev(config: &Config) -> Result<Server, StartError> {
-        for Listen { address, .. } in &config.listen {
+        let sockets = config.sockets.iter().filter_map(|socket| socket.try_clone().ok());
+        let addresses = sockets.filter_map(|socket| Listener::from_fd(socket).ok());
+        let handed_over = addresses.map(|listener| address_of(&listener));
+        for address in config.listen.iter().map(|listen| listen.address.clone()).chain(handed_over) {
             if matches!(address, Address::Tcp(a) if !a.ip().is_loopback()) {
-                return Err(StartError::NotLocal(address.clone()));
+                return Err(StartError::NotLocal(address));
             }
         }
         let mut config = config.clone();
@@ -174,7 +193,8 @@ impl Server {
         let places = places(&config.limits);
         let orphaned = Limits::new(config.orphaned_max).with_resume_below(config.orphaned_max / 2);
         let limits = PrincipalLimits { connections_max: config.limits.principal_connections, orphaned };
-        let broker = Broker::new(limits, config.fan_out_max, config.limits.clone(), places)
+        let settings = Settings::of(config);
+        let broker = Broker::new(limits, config.fan_out_max, config.limits.clone(), places, settings)
             .map_err(StartError::Scheduler)?;
         let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
@@ -185,41 +205,52 @@ impl Server {
         for binding in &config.bindings {
             bindings.bind(&binding.oid, &binding.key, dataspace.clone());
         }
-        let gatekeeper = |form| {
-            let gatekeeper = Gatekeeper::new(bindings.clone(), form);
-            Cap::new(Entity::Gatekeeper(Arc::new(gatekeeper)))
-        };
-        let initials = [Answers::Ok, Answers::Accepted].map(|form| (form, gatekeeper(form)));
-        let terms = Terms::new(config);
-        let mut server = Server { broker, dataspace, terms, acceptors: Vec::new() };
-        for listen in &config.listen {
-            let initial = initials.iter().find(|(form, _)| *form == listen.answers);
-            let (_, initial) = initial.expect("there is one for each form");
-            server
-                .listen(&listen.address, initial, config.socket_mode)
-                .map_err(|e| StartError::Listen(listen.address.clone(), e))?;
+        let gatekeepers = [Answers::Ok, Answers::Accepted]
+            .map(|form| (form, Arc::new(Gatekeeper::new(bindings.clone(), form))));
+        let server = Server { broker, dataspace, bindings, gatekeepers, acceptors: Mutex::default() };
+        for (at, socket) in config.sockets.iter().enumerate() {
+            server.take_over(socket, config).map_err(|error| StartError::Socket(at, error))?;
+        }
+        let handed_over = server.addresses();
+        for listen in config.listen.iter().filter(|listen| !handed_over.contains(&listen.address)) {
+            server.listen(listen, config).map_err(|e| StartError::Listen(listen.address.clone(), e))?;
         }
         Ok(server)
     }
 
-    fn listen(&mut self, address: &Address, initial: &Cap, socket_mode: Option<u32>) -> io::Result<()> {
-        let Terms { buffers, .. } = self.terms;
-        let listener = match address {
+    fn listen(&self, listen: &Listen, config: &Config) -> io::Result<()> {
+        let buffers = self.broker.settings().buffers;
+        let listener = match &listen.address {
             Address::Tcp(address) => Listener::tcp(*address, buffers)?,
-            Address::Unix(path) => Listener::unix(path, socket_mode, buffers)?,
+            Address::Unix(path) => Listener::unix(path, config.socket_mode, buffers)?,
         };
+        self.accept_from(listener, listen.answers)
+    }
+
+    /// Listens on what somebody else has made. How it answers may be said by listing its address.
+    fn take_over(&self, socket: &OwnedFd, config: &Config) -> io::Result<()> {
+        // What is accepted over TCP inherits these.
+        self.broker.settings().buffers.apply(socket)?;
+        let listener = Listener::from_fd(socket.try_clone()?)?;
+        let listed = config.listen.iter().find(|listen| listen.address == address_of(&listener));
+        let answers = listed.map_or_else(Answers::default, |listen| listen.answers);
+        self.accept_from(listener, answers)
+    }
+
+    fn accept_from(&self, listener: Listener, answers: Answers) -> io::Result<()> {
+        let gatekeeper = self.gatekeepers.iter().find(|(form, _)| *form == answers);
+        let (_, gatekeeper) = gatekeeper.expect("there is one for each form");
         let acceptor = Arc::new(Acceptor {
             state: TaskState::new(),
             broker: Arc::downgrade(&self.broker),
             listener,
-            initial: initial.clone(),
-            terms: self.terms,
+            initial: Cap::new(Entity::Gatekeeper(gatekeeper.clone())),
             refusals: Refusals::default(),
         });
         let scheduler = self.broker.scheduler();
         let registration = scheduler.register_for(&acceptor.listener, acceptor.clone(), Interest::Read)?;
-        tracing::debug!(%address, "listening");
-        self.acceptors.push((acceptor, registration));
+        tracing::debug!(address = %acceptor.listener.address(), "listening");
+        self.acceptors.lock().push((acceptor, registration));
         Ok(())
     }
 
@@ -230,21 +261,26 @@ impl Server {
     /// When the stream cannot be watched, or its principal has too many connections.
     pub fn adopt(&self, stream: Stream, name: &str) -> io::Result<()> {
         let peer = stream.peer()?;
-        accept::adopt(&self.broker, stream, peer, name, &self.dataspace, self.terms)
+        accept::adopt(&self.broker, stream, peer, name, &self.dataspace)
+    }
+
+    /// What is listened on.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.acceptors.lock().iter().map(|(acceptor, _)| address_of(&acceptor.listener)).collect()
     }
 
     /// The TCP addresses listened on, with the ports that the system chose.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
-        let address = |a: &(Arc<Acceptor>, Registration<Local>)| match a.0.listener.address() {
-            staunch_system::net::ListenerAddress::Tcp(address) => Some(*address),
-            _ => None,
+        let tcp = |address| match address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix(_) => None,
         };
-        self.acceptors.iter().filter_map(address).collect()
+        self.addresses().into_iter().filter_map(tcp).collect()
     }
 
     /// Looks again for connections on listeners that ran out of descriptors. To be called now and then.
     pub fn tick(&self) {
-        for (acceptor, _) in &self.acceptors {
+        for (acceptor, _) in self.acceptors.lock().iter() {
             self.broker.scheduler().notify(acceptor, Ready::WAKE);
         }
     }
@@ -338,21 +374,10 @@ impl Server {
         ]
     }
 
-    /// Ends all connections and the workers.
-    pub fn shutdown(&self) {
-        for (_, registration) in &self.acceptors {
-            registration.close();
-        }
-        let sessions: Vec<Arc<Session>> = self.broker.sessions.iter().map(|s| s.clone()).collect();
-        for session in &sessions {
-            session.break_off();
-        }
-        // Peers see the end in any case; what they asserted here ends with the process.
-        let patience = std::time::Instant::now();
-        while self.connections() > 0 && patience.elapsed() < Duration::from_millis(500) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.broker.scheduler().shutdown();
+    /// Sets `answered` once a worker has had time for it.
+    pub fn ask_workers(&self, answered: Arc<std::sync::atomic::AtomicBool>) {
+        // Relaxed: a sign of life, nothing is published by it.
+        self.broker.scheduler().spawn(move |_| answered.store(true, std::sync::atomic::Ordering::Relaxed));
     }
 }
 
@@ -375,5 +400,12 @@ fn places(limits: &PeerLimits) -> Places {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown();
+    }
+}
+
+fn address_of(listener: &Listener) -> Address {
+    match listener.address() {
+        ListenerAddress::Tcp(address) => Address::Tcp(*address),
+        ListenerAddress::Unix(path) => Address::Unix(path.clone()),
     }
 }

@@ -20,12 +20,15 @@ use crate::{Overdrawn, Sink};
 /// So many members of a skeleton weigh as one captures list does (8 bytes each, or fewer, to some 31).
 pub(crate) const MEMBERS_PER_LIST: u64 = 4;
 
+/// Payers by their numbers, with how many observers each has.
+type Others<P> = HashMap<u64, (P, u32), RandomState>;
+
 /// Those who hold something, of whom one answers for it.
 pub(crate) struct Holders<P> {
     /// Who answers, by what name, and how often it holds.
     answering: (u64, P, u32),
     #[allow(clippy::box_collection)] // 8 bytes where there is none, as in most.
-    others: Option<Box<HashMap<u64, (P, u32), RandomState>>>,
+    others: Option<Box<Others<P>>>,
 }
 
 impl<P: Clone> Holders<P> {

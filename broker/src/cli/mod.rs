@@ -3,6 +3,8 @@
 //! # Layout
 //! - `serve`, `stdio`, `key`: the broker, on standard input and output too, and the secret that its references are
 //!   signed with.
+//! - `config`: its configuration file. `life`: its signals and its service manager. `inherit`: sockets from there.
+//! - `advice`: what to do when it cannot listen.
 //! - `reference`: `staunch ref`.
 //! - `observe`, `hold`, `send`, `sync`: clients for people and scripts.
 //! - `reach`: which broker these speak to, by which reference, and what to do if that fails.
@@ -10,10 +12,14 @@
 //! - `interrupt`, `logging`: signals and logs.
 //! - `manual`: completions and manual pages, made from the definitions of the flags.
 
+mod advice;
+mod config;
 mod hold;
+mod inherit;
 mod interrupt;
 mod json;
 mod key;
+mod life;
 mod lines;
 mod logging;
 mod manual;
@@ -28,6 +34,7 @@ mod sync;
 mod value;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -109,7 +116,9 @@ impl Cli {
 
 fn tour(options: &tour::Options) -> Result<(), Fault> {
     match options.run().map_err(Fault::failed)? {
-        Some(kept) => serve::run(|| Ok(kept.announce())),
+        Some(kept) => {
+            life::run(|| Ok(life::Life { server: kept.announce(), drain: Duration::ZERO, reload: None }))
+        }
         None => Ok(()),
     }
 }

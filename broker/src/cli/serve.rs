@@ -1,19 +1,27 @@
-//! `staunch serve`.
+//! `staunch serve`: flags, and from there to a broker that runs.
 
-use std::collections::HashSet;
-use std::io::{ErrorKind, IsTerminal};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use staunch::server::{Address, Binding, Config, Listen, Server, StartError};
+use staunch::admission::{Rule, Start};
+use staunch::server::{Address, Config, Listen, Server};
 use staunch_protocols::sturdy::SturdyRef;
 
+use super::Fault;
+use super::advice::{advise, check_distinct, check_local};
+use super::config::limits::{Chosen, read_flag};
+use super::config::{
+    self, BUFFER_MAX, FAN_OUT_MIN, Named, Oid, Read, Settings, UNITS_MAX, amount, differences, mode,
+};
+use super::inherit::{self, Inherited};
+use super::life::{self, Life};
+use super::manual::print;
 use super::reach::{DEFAULT_ADDRESS, WELL_KNOWN};
-use super::value::{parse, scan, show};
-use super::{Fault, key, stdio};
+use super::stdio;
+use super::value::{scan, show};
 
-/// The oid that references are for, unless a flag says otherwise.
+/// The oid that references are for, unless it is said.
 pub(super) const DEFAULT_OID: &str = "\"syndicate\"";
 
 /// Run the broker until SIGTERM or Ctrl-C.
@@ -29,9 +37,17 @@ Examples:
   staunch serve --listen unix:/run/staunch/socket --socket-mode 0660
   staunch serve --listen tcp:0.0.0.0:9001
   staunch serve --listen tcp:127.0.0.1:9001,answers=accepted
+  staunch serve --config staunch.toml --check
   staunch serve --stdio
 
 What goes over TCP is not encrypted: listen on networks that you trust.
+
+Signals:
+  TERM, INT    What has been read takes effect, what waits for peers goes out (see
+               --drain), and the broker ends with status 0. A second one ends it
+               at once
+  HUP          Reads the configuration and the keys again. Nobody is disconnected;
+               if something is wrong, all stays as it was
 
 Environment:
   STAUNCH_LOG  What is logged to standard error: off, error, warn, info (unless
@@ -39,7 +55,12 @@ Environment:
                RUST_LOG is heeded where it is not set
   NO_COLOR     No colours, also on a terminal
   STATE_DIRECTORY, XDG_STATE_HOME, HOME
-               Where the key is, see --key-file")]
+               Where the key is, see --key-file
+  XDG_CONFIG_HOME, HOME
+               Where the configuration is, see --config
+  LISTEN_FDS, NOTIFY_SOCKET, WATCHDOG_USEC
+               As systemd sets them: sockets to listen on, and whom to tell how it
+               goes")]
 pub(super) struct Serve {
     /// Let everybody in who can connect, by the well-known reference
     /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>
@@ -48,27 +69,39 @@ pub(super) struct Serve {
     /// Unix socket whoever may write to its file: see --socket-mode.
     #[arg(long, conflicts_with_all = ["key_file", "oid"])]
     dev: bool,
+    /// The configuration file [default: /etc/staunch/staunch.toml for root and for services, or
+    /// $XDG_CONFIG_HOME/staunch/staunch.toml, or ~/.config/staunch/staunch.toml; none with --dev or --stdio]
+    ///
+    /// What flags say counts for more than what it says. It may be absent if it is not named here. docs/configuration.md
+    /// tells all that may stand in it.
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Check the configuration, print all of it as a file would say it, and end
+    #[arg(long)]
+    check: bool,
     /// Where the key is, or is to be made [default: $STATE_DIRECTORY/key, or /var/lib/staunch/key for
     /// root, or $XDG_STATE_HOME/staunch/key, or ~/.local/state/staunch/key]
     ///
     /// A file of 16 to 32 random bytes (32 if it is made here) that nobody but its owner may read.
     #[arg(long, value_name = "PATH")]
     key_file: Option<PathBuf>,
-    /// What the references are for, as Preserves text
-    #[arg(long, value_name = "VALUE", default_value = DEFAULT_OID)]
-    oid: String,
+    /// What the references are for, as Preserves text [default: "syndicate"]
+    #[arg(long, value_name = "VALUE")]
+    oid: Option<Oid>,
     /// Where to listen: tcp:ADDRESS:PORT with a numeric address, or unix:PATH. May be given more than once
+    /// [default: tcp:127.0.0.1:9001]
+    ///
+    /// Sockets that a service manager hands over (LISTEN_FDS) come on top; with these there is no default.
     ///
     /// With ,answers=accepted behind it the gatekeeper there answers <accepted ..> and <rejected ..>, as older clients
     /// want, syndicate-py up to 0.19.3 among them, instead of <ok ..> and <error ..>. (So a path cannot end in a comma, a
     /// word of small letters, = and something without a slash.)
-    #[arg(long, value_name = "ADDRESS[,OPTION=VALUE]", default_value = DEFAULT_ADDRESS)]
-    #[arg(default_value_if("stdio", "true", None))]
+    #[arg(long, value_name = "ADDRESS[,OPTION=VALUE]")]
     listen: Vec<Listen>,
     /// Speak on standard input and output as well, and end when the input does
     ///
     /// What is there at once, as oid 0, is the dataspace: who starts the broker so needs no reference. It listens only
-    /// where --listen says, and takes no key if that is nowhere.
+    /// where --listen, or a file that is named, says, and takes no key if that is nowhere.
     #[arg(long)]
     stdio: bool,
     /// Permissions of Unix sockets' files, octal; connecting takes the one to write [default: as the umask
@@ -76,228 +109,262 @@ pub(super) struct Serve {
     #[arg(long, value_name = "MODE", value_parser = mode)]
     socket_mode: Option<u32>,
     /// Worker threads; as many as there are processors by default
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    workers: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = workers)]
+    workers: Option<u64>,
     /// What a connection may owe before it is not read: bytes on their way to others, and 32 for each event
-    #[arg(long, value_name = "UNITS", default_value_t = Config::default().debt_max)]
-    #[arg(value_parser = clap::value_parser!(u64).range(4096..=1 << 40))]
-    debt_max: u64,
-    /// How many bytes may wait for a connection before those who cause more are not read
-    #[arg(long, value_name = "BYTES", default_value_t = Config::default().outbox_max as u64)]
-    #[arg(value_parser = clap::value_parser!(u64).range(4096..=1 << 40))]
-    outbox_max: u64,
+    /// [default: 2MiB]
+    #[arg(long, value_name = "UNITS", value_parser = units)]
+    debt_max: Option<u64>,
+    /// How many bytes may wait for a connection before those who cause more are not read [default: 64MiB]
+    #[arg(long, value_name = "BYTES", value_parser = units)]
+    outbox_max: Option<u64>,
     /// What one turn may come to for all who observe it together, in the units of --debt-max, before it is refused
-    #[arg(long, value_name = "UNITS", default_value_t = Config::default().fan_out_max)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
-    fan_out_max: u64,
-    /// How many bytes the kernel buffers for what is sent on a connection
-    #[arg(long, value_name = "BYTES", default_value_t = Config::default().send_buffer as u64)]
-    #[arg(value_parser = clap::value_parser!(u64).range(4096..=1 << 30))]
-    send_buffer: u64,
-    /// How many bytes the kernel buffers of what is received on a connection
-    #[arg(long, value_name = "BYTES", default_value_t = Config::default().receive_buffer as u64)]
-    #[arg(value_parser = clap::value_parser!(u64).range(4096..=1 << 30))]
-    receive_buffer: u64,
+    /// [default: 256MiB]
+    #[arg(long, value_name = "UNITS", value_parser = fan_out)]
+    fan_out_max: Option<u64>,
+    /// How many bytes the kernel buffers for what is sent on a connection [default: 256KiB]
+    #[arg(long, value_name = "BYTES", value_parser = buffer)]
+    send_buffer: Option<u64>,
+    /// How many bytes the kernel buffers of what is received on a connection [default: 256KiB]
+    #[arg(long, value_name = "BYTES", value_parser = buffer)]
+    receive_buffer: Option<u64>,
+    /// How many seconds what waits for peers may take to go out in the end [default: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = drain)]
+    drain: Option<Duration>,
+    /// Something that peers may have, by its name in the file's [limits], as in connections=1000. May be given more than
+    /// once
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = read_flag)]
+    limits: Vec<Chosen>,
 }
 
-/// Reads permissions.
-fn mode(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-    mode.ok_or_else(|| "expected octal permissions, as in 0660".to_owned())
+fn workers(text: &str) -> Result<u64, String> {
+    amount::read_within(text, 1, 1024)
+}
+
+fn units(text: &str) -> Result<u64, String> {
+    amount::read_within(text, 4096, UNITS_MAX)
+}
+
+fn fan_out(text: &str) -> Result<u64, String> {
+    amount::read_within(text, FAN_OUT_MIN, UNITS_MAX)
+}
+
+fn buffer(text: &str) -> Result<u64, String> {
+    amount::read_within(text, 4096, BUFFER_MAX)
+}
+
+fn drain(text: &str) -> Result<Duration, String> {
+    amount::seconds(text.parse().unwrap_or(-1.0))
 }
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Fault> {
-        if !self.stdio {
-            return run(|| self.start());
+        check_distinct(&self.listen).map_err(Fault::Usage)?;
+        let (asked, is_check) = (self.config.clone(), self.check);
+        let source = Source::of(asked, self.named());
+        if is_check {
+            return source.check();
         }
-        let (done, is_done) = tokio::sync::oneshot::channel();
-        let start = || {
-            let server = self.start()?;
-            stdio::attach(&server, done).map_err(Fault::Failed)?;
-            Ok(server)
-        };
-        run_until(start, is_done)
+        if source.flags.is_stdio {
+            let (done, is_done) = tokio::sync::oneshot::channel();
+            let start = || {
+                let life = start(source, Vec::new())?;
+                stdio::attach(&life.server, done).map_err(Fault::Failed)?;
+                Ok(life)
+            };
+            return life::run_until(start, is_done);
+        }
+        // Before there are threads.
+        let sockets = inherit::take().map_err(Fault::Failed)?;
+        life::run(|| start(source, sockets))
     }
 
-    fn start(self) -> Result<Server, Fault> {
-        check_distinct(&self.listen)?;
-        let defaults = Config::default();
-        // The ranges of the flags fit this machine's words, or what does not fit is as good as no bound.
-        let words = |n: u64| usize::try_from(n).unwrap_or(usize::MAX >> 3);
-        let mut config = Config {
+    fn named(self) -> Named {
+        Named {
+            is_dev: self.dev,
+            is_stdio: self.stdio,
             listen: self.listen,
             socket_mode: self.socket_mode,
-            workers: self.workers.map_or(defaults.workers, usize::from),
+            key_file: self.key_file,
+            oid: self.oid,
+            workers: self.workers,
             debt_max: self.debt_max,
-            outbox_max: words(self.outbox_max),
+            outbox_max: self.outbox_max,
             fan_out_max: self.fan_out_max,
-            send_buffer: words(self.send_buffer),
-            receive_buffer: words(self.receive_buffer),
-            ..defaults
+            send_buffer: self.send_buffer,
+            receive_buffer: self.receive_buffer,
+            drain: self.drain,
+            limits: self.limits,
+        }
+    }
+}
+
+/// Where the configuration comes from; it may be read again.
+struct Source {
+    flags: Named,
+    path: Option<PathBuf>,
+    /// The file was asked for.
+    is_named: bool,
+}
+
+impl Source {
+    fn of(asked: Option<PathBuf>, flags: Named) -> Source {
+        let is_named = asked.is_some();
+        // To try something out should not depend on what the system's broker is to do.
+        let path =
+            asked.or_else(|| if flags.is_dev || flags.is_stdio { None } else { config::default_path() });
+        Source { flags, path, is_named }
+    }
+
+    fn read(&self) -> Result<Settings, String> {
+        let file = match &self.path {
+            None => None,
+            Some(path) => match config::read(path)? {
+                None if self.is_named => {
+                    return Err(format!("{}: there is no such file. --config names it", path.display()));
+                }
+                file => file,
+            },
         };
-        if self.stdio && config.listen.is_empty() {
-            return Server::start(&config).map_err(|error| advise(&error, &config.listen));
+        let settings = Settings::of(&self.flags, file.unwrap_or_default())?;
+        check_distinct(settings.listen.as_deref().unwrap_or_default())?;
+        Ok(settings)
+    }
+
+    /// Prints what holds.
+    fn check(&self) -> Result<(), Fault> {
+        let settings = self.read().map_err(Fault::Failed)?;
+        let keys = settings.check_keys().map_err(Fault::Failed)?;
+        let config = settings.config(&keys).map_err(Fault::Failed)?;
+        // What is not there yet has made no references.
+        unsigned(&config).iter().for_each(|warning| eprintln!("staunch: warning: {warning}"));
+        let listen = listen(&settings, &[]);
+        if settings.is_dev {
+            check_local(&listen).map_err(Fault::Failed)?;
         }
-        if self.dev {
-            let server = Server::start_dev(&config).map_err(|error| advise(&error, &config.listen))?;
-            announce(&server, &config);
-            tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
-            return Ok(server);
+        print(settings.show(&listen).to_string().as_bytes())
+    }
+}
+
+/// Where to listen, beside sockets that were handed over.
+fn listen(settings: &Settings, sockets: &[Inherited]) -> Vec<Listen> {
+    match &settings.listen {
+        Some(addresses) => addresses.clone(),
+        None if sockets.is_empty() => DEFAULT_ADDRESS.parse().into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
+    let settings = source.read().map_err(Fault::Failed)?;
+    let keys = settings.read_keys().map_err(Fault::Failed)?;
+    let mut config = settings.config(&keys).map_err(Fault::Failed)?;
+    config.listen = listen(&settings, &sockets);
+    for Inherited { name, socket } in sockets {
+        tracing::debug!("takes over a socket: {name}");
+        config.sockets.push(socket);
+    }
+    // Before the start: a key that was made is not made again if that fails.
+    keys.iter().for_each(introduce);
+    let started = if settings.is_dev { Server::start_dev(&config) } else { Server::start(&config) };
+    let server = started.map_err(|error| advise(&error, &config.listen))?;
+    if let Some(path) = source.path.as_ref().filter(|path| path.exists()) {
+        tracing::info!("configured by {}", path.display());
+    }
+    announce(&server);
+    if settings.is_dev {
+        tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
+    }
+    unsigned(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
+    let listen = config.listen;
+    let mut before = settings.show(&listen);
+    let mut bindings = config.bindings;
+    let drain = settings.drain;
+    let reload = move |server: &Server| {
+        let settings = source.read()?;
+        let keys = settings.read_keys()?;
+        let config = settings.config(&keys)?;
+        server.reload(&config);
+        let after = settings.show(settings.listen.as_deref().unwrap_or(&listen));
+        tell_changes(&differences(&before, &after));
+        if config.bindings.iter().ne(bindings.iter()) {
+            tracing::info!("reloaded: references are checked against other keys; who is in stays");
+            keys.iter().filter(|key| key.is_made).for_each(introduce);
         }
-        let oid = parse(&self.oid).map_err(|error| Fault::Usage(format!("--oid {}: {error}", self.oid)))?;
-        let (path, is_default) = match self.key_file {
-            // For the sake of those who read the log elsewhere.
-            Some(path) => (std::path::absolute(&path).unwrap_or(path), false),
-            None => (key::default_path().map_err(Fault::Failed)?, true),
-        };
-        let (key, is_made) = key::read_or_make(&path, is_default).map_err(Fault::failed)?;
-        if is_made {
-            tracing::info!("made a key: {}", path.display());
+        unsigned(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
+        // What holds after a restart does not hold yet.
+        let fixed = FIXED.map(|name| (name, before.remove(name)));
+        (before, bindings) = (after, config.bindings);
+        for (name, value) in fixed {
+            match value {
+                Some(value) => _ = before.insert(name.to_owned(), value),
+                None => _ = before.remove(name),
+            }
         }
-        // It is a secret: it need not stand in each log there is.
-        if is_made || std::io::stderr().is_terminal() {
-            let mut bytes = Vec::new();
-            SturdyRef::mint(&oid, &key).write(&mut bytes);
-            tracing::info!("clients come in by {}", show(scan(&bytes).view(&bytes)));
-        } else {
-            let oid = if self.oid == DEFAULT_OID { String::new() } else { format!(" --oid '{}'", self.oid) };
-            tracing::info!(
-                "clients come in by what `staunch ref mint --key-file {}{oid}` prints",
-                path.display()
-            );
+        Ok(settings.drain)
+    };
+    Ok(Life { server, drain, reload: Some(Box::new(reload)) })
+}
+
+/// What takes a restart to change.
+const FIXED: [&str; 4] = ["listen", "socket-mode", "workers", "fan-out-max"];
+
+/// Logs what is different from now on.
+fn tell_changes(changes: &[String]) {
+    if changes.is_empty() {
+        tracing::info!("reloaded: nothing in the configuration has changed");
+    }
+    for change in changes {
+        match FIXED.iter().any(|name| change.starts_with(&format!("{name}:"))) {
+            true => tracing::warn!("{change}: this holds after a restart"),
+            false => tracing::info!("reloaded: {change}"),
         }
-        config.bindings.push(Binding { oid, key });
-        let server = Server::start(&config).map_err(|error| advise(&error, &config.listen))?;
-        announce(&server, &config);
-        Ok(server)
     }
 }
 
 /// Logs where the broker can be reached.
-fn announce(server: &Server, config: &Config) {
-    for address in server.tcp_addresses() {
+fn announce(server: &Server) {
+    for address in server.addresses() {
         // Not only what was asked for: also the port that the system chose where that was 0.
-        tracing::info!("open on tcp:{address}");
-        if !address.ip().is_loopback() {
-            tracing::warn!("tcp:{address} is not encrypted: who sees the traffic can come in, too");
+        tracing::info!("open on {address}");
+        if let Address::Tcp(tcp) = address
+            && !tcp.ip().is_loopback()
+        {
+            tracing::warn!("{address} is not encrypted: who sees the traffic can come in, too");
         }
     }
-    for listen in config.listen.iter().filter(|l| matches!(l.address, Address::Unix(_))) {
-        tracing::info!("open on {}", listen.address);
+}
+
+/// Logs what lets in.
+fn introduce(read: &Read) {
+    if read.is_made {
+        tracing::info!("made a key: {}", read.path.display());
+    }
+    // It is a secret: it need not stand in each log there is.
+    if read.is_made || std::io::stderr().is_terminal() {
+        let mut bytes = Vec::new();
+        SturdyRef::mint(&read.oid.bytes, &read.key).write(&mut bytes);
+        tracing::info!("clients come in by {}", show(scan(&bytes).view(&bytes)));
+    } else {
+        let oid =
+            if read.oid.text == DEFAULT_OID { String::new() } else { format!(" --oid '{}'", read.oid.text) };
+        tracing::info!(
+            "clients come in by what `staunch ref mint --key-file {}{oid}` prints",
+            read.path.display()
+        );
     }
 }
 
-/// Two listeners cannot have one address, except for a port that the system chooses.
-fn check_distinct(all: &[Listen]) -> Result<(), Fault> {
-    let mut seen = HashSet::new();
-    for Listen { address, .. } in all {
-        let is_chosen = matches!(address, Address::Tcp(address) if address.port() == 0);
-        if !is_chosen && !seen.insert(address.to_string()) {
-            return Err(Fault::Usage(format!("--listen {address} is given twice")));
-        }
-    }
-    Ok(())
-}
-
-/// Why the broker does not start, and what to do about it.
-fn advise(error: &StartError, all: &[Listen]) -> Fault {
-    Fault::Failed(explain(error, all))
-}
-
-fn explain(error: &StartError, all: &[Listen]) -> String {
-    let (address, cause) = match error {
-        StartError::Listen(address, cause) => (address, cause),
-        StartError::NotLocal(_) => return format!("{error}. Choose an address such as 127.0.0.1"),
-        StartError::Scheduler(_) => return error.to_string(),
+/// Which rules refuse whoever they are for, since their references are not valid.
+fn unsigned(config: &Config) -> Vec<String> {
+    let is_signed = |reference: &SturdyRef| {
+        let binding = config.bindings.iter().find(|binding| binding.oid == reference.oid);
+        binding.is_some_and(|binding| reference.verify(&binding.key)) && reference.compile().is_ok()
     };
-    let why = match (address, cause.kind()) {
-        (Address::Tcp(address), ErrorKind::AddrInUse) if overlapping(*address, all).is_some() => {
-            let other = overlapping(*address, all).unwrap_or(*address);
-            format!("--listen tcp:{other} is given, too, and the two overlap")
-        }
-        (Address::Tcp(address), ErrorKind::AddrInUse) => format!(
-            "another program listens there already. End it, or choose another port, as in --listen tcp:{}:{}",
-            if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() },
-            address.port().checked_add(1).unwrap_or(9001)
-        ),
-        (Address::Tcp(_), ErrorKind::PermissionDenied) => {
-            "that takes privileges. Choose a port above 1023".to_owned()
-        }
-        (Address::Tcp(_), ErrorKind::AddrNotAvailable) => {
-            "this machine does not have that address".to_owned()
-        }
-        (Address::Unix(path), ErrorKind::AddrInUse) if is_socket(path) => {
-            "another program listens there already. End it, or choose another path".to_owned()
-        }
-        (Address::Unix(path), ErrorKind::AddrInUse) if path.is_dir() => {
-            format!("that is a folder. Give a path in it, as in unix:{}", path.join("staunch.sock").display())
-        }
-        (Address::Unix(_), ErrorKind::AddrInUse) => {
-            "there is a file, which is no socket. Choose another path".to_owned()
-        }
-        (Address::Unix(path), ErrorKind::NotFound) => {
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            format!("the folder {} does not exist. Make it, or choose another path", folder.display())
-        }
-        (Address::Unix(_), ErrorKind::PermissionDenied) => {
-            "this user may not make a file there. Choose another path".to_owned()
-        }
-        (Address::Unix(path), _) if path.as_os_str().len() > SOCKET_PATH_MAX => {
-            format!("the path is too long: a socket's has {SOCKET_PATH_MAX} bytes at most")
-        }
-        _ => cause.to_string(),
+    let numbered = config.rules.iter().zip(1..);
+    let unsigned = numbered.filter(|(rule, _)| matches!(&rule.start, Start::Reference(r) if !is_signed(r)));
+    let told = |(_, number): (&Rule, u32)| {
+        format!("[[unix]] rule {number} lets nobody in: no key of this broker has made its reference")
     };
-    format!("cannot listen on {address}: {why}")
-}
-
-/// Another of the addresses that are listened on, with the same port, if one of the two stands for all of this machine.
-fn overlapping(address: SocketAddr, all: &[Listen]) -> Option<SocketAddr> {
-    all.iter().find_map(|other| match &other.address {
-        Address::Tcp(other) if *other != address && other.port() == address.port() => {
-            (other.ip().is_unspecified() || address.ip().is_unspecified()).then_some(*other)
-        }
-        _ => None,
-    })
-}
-
-/// What `sockaddr_un` has room for, less the final zero (unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
-
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-}
-
-/// Runs a broker until SIGTERM or SIGINT.
-pub(super) fn run(start: impl FnOnce() -> Result<Server, Fault>) -> Result<(), Fault> {
-    run_until(start, std::future::pending())
-}
-
-/// Runs a broker until SIGTERM or SIGINT, or until something else is over, and tells how that went.
-fn run_until(
-    start: impl FnOnce() -> Result<Server, Fault>,
-    done: impl Future<Output = Result<Result<(), String>, tokio::sync::oneshot::error::RecvError>>,
-) -> Result<(), Fault> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fault::failed)?;
-    runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(Fault::failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Fault::failed)?;
-        let server = start()?;
-        let mut tick = tokio::time::interval(Duration::from_millis(500));
-        let mut done = std::pin::pin!(done);
-        let outcome = loop {
-            tokio::select! {
-                _ = terminate.recv() => break Ok(()),
-                _ = interrupt.recv() => break Ok(()),
-                outcome = &mut done => break outcome.unwrap_or(Ok(())),
-                _ = tick.tick() => server.tick(),
-            }
-        };
-        tracing::info!("ends: {} connections open", server.connections());
-        server.shutdown();
-        outcome.map_err(Fault::Failed)
-    })
+    unsigned.map(told).collect()
 }

@@ -104,6 +104,12 @@ impl Inbox {
         loans.map(|loan| (loan.account().clone(), loan.cost())).collect()
     }
 
+    /// Whether nothing waits that is to be told now.
+    pub(crate) fn is_settled(&self) -> bool {
+        let waiting = self.waiting.lock();
+        waiting.queue.is_empty() && waiting.replays.is_empty()
+    }
+
     fn take(&self) -> Vec<Delivery> {
         let mut waiting = self.waiting.lock();
         let count = waiting.queue.len().min(TAKEN_MAX);

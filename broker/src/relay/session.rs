@@ -89,6 +89,8 @@ pub(crate) enum Failure {
     TurnTooCostly,
     #[error("Too much waits for this connection to read it")]
     Unread,
+    #[error("The broker ends")]
+    BrokerEnds,
     #[error("A bug in the broker; please report it")]
     Bug,
     #[error("text, {0}")]
@@ -468,7 +470,8 @@ impl Session {
                 return Ok(self.after_pause(inbound));
             }
         }
-        if !inbound.is_readable {
+        // Before the broker ends, only what was read already is handled, and what was sent by those that have gone.
+        if !inbound.is_readable || self.broker.is_draining() && !inbound.is_hanging_up {
             inbound.carry = fitting(carry, &mut local.stage.pool);
             return Ok(Outcome::Idle);
         }

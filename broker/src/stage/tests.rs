@@ -3,15 +3,19 @@ use staunch_protocols::wire::Int;
 use staunch_system::net::Stream;
 
 use super::*;
-use crate::limits::{Limits as PeerLimits, Places};
+use crate::limits::Places;
 use crate::relay::SessionConfig;
 use crate::schedule::{Scheduler, SchedulerConfig};
+use crate::server::Config;
+use crate::settings::Settings;
 
 /// What a worker had published and not flushed when it panicked arrives all the same.
 #[test]
 fn a_stage_that_is_dropped_has_others_flush() {
+    let settings = Settings::of(&Config::default());
+    let limits = crate::limits::Limits::default();
     let broker =
-        Broker::new(PrincipalLimits::default(), u64::MAX, PeerLimits::default(), Places::of(1024)).unwrap();
+        Broker::new(PrincipalLimits::default(), u64::MAX, limits, Places::of(1024), settings).unwrap();
     let config = SchedulerConfig { workers: 1, ..SchedulerConfig::default() };
     let _ = broker.scheduler.set(Scheduler::start(config).unwrap());
     let (ours, theirs) = Stream::pair().unwrap();

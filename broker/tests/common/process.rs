@@ -17,9 +17,18 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn staunch(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_staunch"));
     command.args(arguments);
-    for name in
-        ["STAUNCH_LOG", "RUST_LOG", "STAUNCH_CONNECT", "STAUNCH_REF", "STATE_DIRECTORY", "XDG_STATE_HOME"]
-    {
+    for name in [
+        "STAUNCH_LOG",
+        "RUST_LOG",
+        "STAUNCH_CONNECT",
+        "STAUNCH_REF",
+        "STATE_DIRECTORY",
+        "XDG_STATE_HOME",
+        "XDG_CONFIG_HOME",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+    ] {
         command.env_remove(name);
     }
     command

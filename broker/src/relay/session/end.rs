@@ -49,6 +49,14 @@ impl Session {
         self.tell(Session::VERDICT);
     }
 
+    /// Whether nothing is left to be done of what has been read. Does not wait: a session that is being run has more
+    /// to do.
+    pub(crate) fn has_done_its_part(&self) -> bool {
+        let Some(inbound) = self.inbound.try_lock() else { return false };
+        let has_whole = !inbound.carry.is_empty() && inbound.scanner.is_none();
+        self.is_closed() || inbound.waiting.is_none() && !has_whole
+    }
+
     /// The connection is of no more use: has what the peer wrote before read to its end, and then the session end.
     /// From any thread.
     pub(crate) fn break_off(self: &Arc<Self>) {
@@ -60,7 +68,12 @@ impl Session {
 
     /// Ends the session by this side, and tells the peer why.
     pub(super) fn fail(self: &Arc<Self>, failure: &Failure, inbound: &mut Inbound, local: &mut Local) {
-        tracing::info!(connection = self.account.name(), reason = %failure, "ends a connection");
+        if matches!(failure, Failure::BrokerEnds) {
+            // One line for each would say nothing.
+            tracing::debug!(connection = self.account.name(), "ends with the broker");
+        } else {
+            tracing::info!(connection = self.account.name(), reason = %failure, "ends a connection");
+        }
         local.stage.publish_staged(&self.broker);
         let mut words = Vec::new();
         packet::write_error(&mut words, &failure.to_string());

@@ -1,0 +1,271 @@
+//! The configuration file of `staunch serve`: what may stand in it, and what is wrong with it, by line.
+//!
+//! # Layout
+//! - here: the file, its place, and how it is read.
+//! - `amount`: numbers and sizes.
+//! - `limits`: what peers may have, by name.
+//! - `rules`: who starts from what over Unix sockets.
+//! - `settings`: the file and the flags together: what holds.
+
+pub(super) mod amount;
+pub(super) mod limits;
+mod rules;
+mod settings;
+
+pub(super) use settings::{Named, Read, Settings, differences};
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use staunch::server::Listen;
+use staunch_system::process::effective_user;
+
+use super::value::parse;
+use limits::Chosen;
+use rules::UnixRule;
+
+/// How large a file may be.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a file says. What it does not say is `None`.
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct File {
+    listen: Option<Vec<toml::Spanned<Place>>>,
+    #[serde(deserialize_with = "read_mode")]
+    socket_mode: Option<u32>,
+    key_file: Option<PathBuf>,
+    oid: Option<Oid>,
+    key: Vec<Key>,
+    workers: Option<Within<1, 1024>>,
+    debt_max: Option<Within<4096, UNITS_MAX>>,
+    orphaned_max: Option<Within<4096, UNITS_MAX>>,
+    outbox_max: Option<Within<4096, UNITS_MAX>>,
+    fan_out_max: Option<Within<FAN_OUT_MIN, UNITS_MAX>>,
+    send_buffer: Option<Within<4096, BUFFER_MAX>>,
+    receive_buffer: Option<Within<4096, BUFFER_MAX>>,
+    #[serde(deserialize_with = "read_seconds")]
+    drain: Option<Duration>,
+    limits: Chosen,
+    unix: Vec<UnixRule>,
+}
+
+/// Bounds of what counts in cost units, and of buffers.
+pub(super) const UNITS_MAX: u64 = 1 << 40;
+/// As [`UNITS_MAX`].
+pub(super) const FAN_OUT_MIN: u64 = 1 << 20;
+/// As [`UNITS_MAX`].
+pub(super) const BUFFER_MAX: u64 = 1 << 30;
+
+/// One more key, with what it is for.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    file: PathBuf,
+    oid: Oid,
+}
+
+/// A value that references are for: as written, and canonical.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Oid {
+    pub(super) text: String,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl FromStr for Oid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Oid, String> {
+        let bytes =
+            parse(text).map_err(|error| format!("{text} is not a value in Preserves text: {error}"))?;
+        Ok(Oid { text: text.to_owned(), bytes })
+    }
+}
+
+impl<'de> Deserialize<'de> for Oid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Oid, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+/// A number or a size within bounds.
+#[derive(Clone, Copy)]
+struct Within<const MIN: u64, const MAX: u64>(u64);
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Within<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        within(deserializer, MIN, MAX).map(Within)
+    }
+}
+
+/// Reads a number, or text with a unit.
+fn within<'de, D: Deserializer<'de>>(deserializer: D, min: u64, max: u64) -> Result<u64, D::Error> {
+    struct Amount(u64, u64);
+    impl Visitor<'_> for Amount {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a whole number from {} to {}, or a size as in \"16MiB\"", self.0, self.1)
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
+            amount::check(number.max(0).unsigned_abs(), self.0, self.1).map_err(E::custom)
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<u64, E> {
+            amount::check(number, self.0, self.1).map_err(E::custom)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
+            amount::read_within(text, self.0, self.1).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_any(Amount(min, max))
+}
+
+fn from_text<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// An address, or what is wrong with it: to be told by its place, where errors in an array tell the array's.
+struct Place(Result<Listen, String>);
+
+impl<'de> Deserialize<'de> for Place {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Place, D::Error> {
+        Ok(Place(String::deserialize(deserializer)?.parse()))
+    }
+}
+
+impl File {
+    /// Where to listen, if that is said.
+    fn listen(&self) -> Option<Vec<Listen>> {
+        let good = |place: &toml::Spanned<Place>| place.as_ref().0.clone().ok();
+        self.listen.as_ref().map(|all| all.iter().filter_map(good).collect())
+    }
+}
+
+fn read_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    mode(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+fn read_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    amount::seconds(f64::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+/// Reads permissions.
+///
+/// # Errors
+/// When they are not octal.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "expected octal permissions, as in 0660".to_owned())
+}
+
+/// Where the file is, unless a flag says otherwise. `None` if there is no such place.
+pub(super) fn default_path() -> Option<PathBuf> {
+    let system = PathBuf::from("/etc/staunch/staunch.toml");
+    // Users of their own have none of the three as a rule (STATE_DIRECTORY: the service manager's).
+    if effective_user() == 0 || std::env::var_os("STATE_DIRECTORY").is_some() {
+        return Some(system);
+    }
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
+    folder.map(|folder| folder.join("staunch/staunch.toml"))
+}
+
+/// Reads a file. `None` if there is none.
+///
+/// # Errors
+/// What is wrong with it and where, for its author.
+pub(super) fn read(path: &Path) -> Result<Option<File>, String> {
+    let text = match read_text(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            return Err(format!("{}: not text in UTF-8", path.display()));
+        }
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    parse_file(&text).map(Some).map_err(|(line, column, what)| match line {
+        0 => format!("{}: {what}", path.display()),
+        _ => format!("{}:{line}:{column}: {what}", path.display()),
+    })
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    // To open a pipe would wait for somebody who writes to it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    match read as u64 > FILE_BYTES_MAX {
+        true => Err(std::io::Error::other("too large for a configuration file")),
+        false => Ok(text),
+    }
+}
+
+/// Reads what a file holds.
+///
+/// # Errors
+/// The line and column, from 1 (0 if not known), and what is wrong there.
+fn parse_file(text: &str) -> Result<File, (usize, usize, String)> {
+    let place = |at: usize| {
+        let before = &text.as_bytes()[..at.min(text.len())];
+        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+        let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
+        (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+    };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let (line, column) = error.span().map_or((0, 0), |span| place(span.start));
+        (line, column, error.message().replace('\n', "; "))
+    })?;
+    for listen in file.listen.iter().flatten() {
+        if let Place(Err(error)) = listen.as_ref() {
+            let (line, column) = place(listen.span().start);
+            return Err((line, column, error.clone()));
+        }
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        for (text, line, expected) in [
+            ("listen = [\n  \"tcp:localhost:1\",\n]", 2, "is a name"),
+            ("listen = \"tcp:127.0.0.1:1\"", 1, "sequence"),
+            ("\n\ndebt-mx = 1", 3, "debt-max"),
+            ("debt-max = \"16MB\"", 1, "as in 16MiB"),
+            ("debt-max = -1", 1, "4096 to"),
+            ("debt-max = 1.5", 1, "whole number"),
+            ("workers = 0", 1, "1 to 1024"),
+            ("socket-mode = \"999\"", 1, "octal"),
+            ("socket-mode = 660", 1, "string"),
+            ("drain = 1e9", 1, "0 to 3600"),
+            ("oid = \"<a\"", 1, "not closed"),
+            ("[limits]\nconections = 1", 2, "there are packet-bytes"),
+            ("[limits]\nconnections = 0", 2, "too small"),
+            ("[limits]\n\nconnections = \"x\"", 3, "whole number"),
+            ("workers = 1\nworkers = 2", 2, "duplicate"),
+            ("[[key]]\nfile = \"a\"", 1, "oid"),
+            ("[[unix]]\nuid = 1\ndeny = true\ngatekeeper = true", 1, "deny"),
+            ("[[unix]]\nuid = 1", 1, "deny"),
+            ("[[unix]]\nuser = \"no such user\"\ndeny = true", 2, "no user"),
+            ("[[unix]]\nreference = '<ref {}>'", 2, "reference"),
+            ("[[unix]]\nuid = 1\nuser = \"root\"\ndeny = true", 1, "uid"),
+            ("=", 1, ""),
+        ] {
+            let (found, _, what) = parse_file(text).err().unwrap_or_else(|| panic!("{text}"));
+            assert!(found == line && what.contains(expected), "{text}: line {found}: {what}");
+        }
+    }
+}

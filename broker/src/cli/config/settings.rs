@@ -1,0 +1,259 @@
+//! What holds: flags, the file, and what is so where neither says anything.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use staunch::limits::Limits;
+use staunch::server::{Binding, Config, Listen};
+use toml::{Table, Value};
+
+use super::super::key;
+use super::limits::{Chosen, LIMITS};
+use super::rules::UnixRule;
+use super::{File, Oid, amount};
+
+/// How long what waits may take to go out in the end, unless it is said.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What flags say. What they do not say is `None`.
+#[derive(Default)]
+pub(crate) struct Named {
+    pub(crate) is_dev: bool,
+    /// A session on standard input and output: it listens only where that is said.
+    pub(crate) is_stdio: bool,
+    pub(crate) listen: Vec<Listen>,
+    pub(crate) socket_mode: Option<u32>,
+    pub(crate) key_file: Option<PathBuf>,
+    pub(crate) oid: Option<Oid>,
+    pub(crate) workers: Option<u64>,
+    pub(crate) debt_max: Option<u64>,
+    pub(crate) outbox_max: Option<u64>,
+    pub(crate) fan_out_max: Option<u64>,
+    pub(crate) send_buffer: Option<u64>,
+    pub(crate) receive_buffer: Option<u64>,
+    pub(crate) drain: Option<Duration>,
+    pub(crate) limits: Vec<Chosen>,
+}
+
+/// What holds.
+pub(crate) struct Settings {
+    pub(crate) is_dev: bool,
+    /// `None` if it has not been said where to listen.
+    pub(crate) listen: Option<Vec<Listen>>,
+    pub(crate) drain: Duration,
+    /// All but the addresses and bindings.
+    config: Config,
+    keys: Vec<Key>,
+    rules: Vec<UnixRule>,
+}
+
+/// A key and what it is for.
+pub(crate) struct Key {
+    pub(crate) path: PathBuf,
+    pub(crate) oid: Oid,
+    /// Its folder may be made.
+    is_default: bool,
+}
+
+/// A key that was read or made.
+pub(crate) struct Read {
+    pub(crate) path: PathBuf,
+    pub(crate) oid: Oid,
+    pub(crate) key: Vec<u8>,
+    pub(crate) is_made: bool,
+}
+
+/// What the references are for, unless it is said.
+fn default_oid() -> Oid {
+    let text = super::super::serve::DEFAULT_OID;
+    Oid { text: text.to_owned(), bytes: super::parse(text).unwrap_or_default() }
+}
+
+impl Settings {
+    /// Flags win over the file.
+    ///
+    /// # Errors
+    /// When both together make no sense.
+    pub(crate) fn of(flags: &Named, file: File) -> Result<Settings, String> {
+        let mut limits = Limits::default();
+        file.limits.apply(&mut limits);
+        flags.limits.iter().for_each(|chosen| chosen.apply(&mut limits));
+        let defaults = Config::default();
+        // The ranges fit this machine's words, or what does not fit is as good as no bound.
+        let words = |n: u64| usize::try_from(n).unwrap_or(usize::MAX >> 3);
+        let choose = |flag: Option<u64>, file: Option<u64>, default: u64| flag.or(file).unwrap_or(default);
+        let size = |flag, file, default: usize| words(choose(flag, file, default as u64));
+        let config = Config {
+            socket_mode: flags.socket_mode.or(file.socket_mode),
+            workers: size(flags.workers, file.workers.map(|n| n.0), defaults.workers),
+            debt_max: choose(flags.debt_max, file.debt_max.map(|n| n.0), defaults.debt_max),
+            orphaned_max: choose(None, file.orphaned_max.map(|n| n.0), defaults.orphaned_max),
+            outbox_max: size(flags.outbox_max, file.outbox_max.map(|n| n.0), defaults.outbox_max),
+            fan_out_max: choose(flags.fan_out_max, file.fan_out_max.map(|n| n.0), defaults.fan_out_max),
+            send_buffer: size(flags.send_buffer, file.send_buffer.map(|n| n.0), defaults.send_buffer),
+            receive_buffer: size(
+                flags.receive_buffer,
+                file.receive_buffer.map(|n| n.0),
+                defaults.receive_buffer,
+            ),
+            limits,
+            ..defaults
+        };
+        let listen = if flags.listen.is_empty() { file.listen() } else { Some(flags.listen.clone()) };
+        let listen = if flags.is_stdio { Some(listen.unwrap_or_default()) } else { listen };
+        // Nobody comes in who would have to show anything.
+        let is_closed = listen.as_ref().is_some_and(Vec::is_empty) && flags.is_stdio;
+        let is_dev = flags.is_dev && !is_closed;
+        let mut keys = Vec::new();
+        if !flags.is_dev && !is_closed {
+            let given = flags.key_file.as_ref().or(file.key_file.as_ref());
+            // For the sake of those who read the log elsewhere.
+            let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            let (path, is_default) = match given {
+                Some(path) => (absolute(path), false),
+                None => (key::default_path()?, true),
+            };
+            let oid = flags.oid.clone().or(file.oid).unwrap_or_else(default_oid);
+            keys.push(Key { path, oid, is_default });
+            for more in file.key {
+                if let Some(same) = keys.iter().find(|key| key.oid.bytes == more.oid.bytes) {
+                    return Err(format!(
+                        "two keys are for the oid {}: {} and {}. Give each an oid of its own",
+                        more.oid.text,
+                        same.path.display(),
+                        more.file.display()
+                    ));
+                }
+                keys.push(Key { path: absolute(&more.file), oid: more.oid, is_default: false });
+            }
+        }
+        let drain = flags.drain.or(file.drain).unwrap_or(DRAIN);
+        Ok(Settings { is_dev, listen, drain, config, keys, rules: file.unix })
+    }
+
+    /// Reads the keys, and makes those that are not there.
+    ///
+    /// # Errors
+    /// What is wrong with one.
+    pub(crate) fn read_keys(&self) -> Result<Vec<Read>, String> {
+        let read = |key: &Key| {
+            let (path, oid) = (key.path.clone(), key.oid.clone());
+            let (key, is_made) =
+                key::read_or_make(&path, key.is_default).map_err(|error| error.to_string())?;
+            Ok(Read { path, oid, key, is_made })
+        };
+        self.keys.iter().map(read).collect()
+    }
+
+    /// The keys, as far as they are there.
+    ///
+    /// # Errors
+    /// What is wrong with one.
+    pub(crate) fn check_keys(&self) -> Result<Vec<Read>, String> {
+        let mut found = Vec::new();
+        for Key { path, oid, .. } in &self.keys {
+            match key::read(path) {
+                Ok(key) => found.push(Read { path: path.clone(), oid: oid.clone(), key, is_made: false }),
+                Err(error) if error.is_absence() => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The broker's configuration, but for where it listens.
+    ///
+    /// # Errors
+    /// When a rule's file cannot be read.
+    pub(crate) fn config(&self, keys: &[Read]) -> Result<Config, String> {
+        let binding = |read: &Read| Binding { oid: read.oid.bytes.clone(), key: read.key.clone() };
+        let mut bindings: Vec<Binding> = keys.iter().map(binding).collect();
+        if self.is_dev {
+            bindings.push(Binding::well_known());
+        }
+        let rules = self.rules.iter().map(UnixRule::read).collect::<Result<_, _>>()?;
+        Ok(Config { bindings, rules, ..self.config.clone() })
+    }
+
+    /// As a file that says all of it. `listen` is what is listened on.
+    pub(crate) fn show(&self, listen: &[Listen]) -> Table {
+        let config = &self.config;
+        let mut table = Table::new();
+        let mut add = |name: &str, value: Value| _ = table.insert(name.to_owned(), value);
+        add(
+            "listen",
+            listen.iter().map(|address| Value::from(address.to_string())).collect::<Vec<_>>().into(),
+        );
+        if let Some(mode) = config.socket_mode {
+            add("socket-mode", format!("{mode:04o}").into());
+        }
+        let mut keys = self.keys.iter();
+        if let Some(first) = keys.next() {
+            add("key-file", first.path.display().to_string().into());
+            add("oid", first.oid.text.clone().into());
+        }
+        add("workers", number(config.workers as u64));
+        for (name, bytes) in [
+            ("debt-max", config.debt_max),
+            ("orphaned-max", config.orphaned_max),
+            ("outbox-max", config.outbox_max as u64),
+            ("fan-out-max", config.fan_out_max),
+            ("send-buffer", config.send_buffer as u64),
+            ("receive-buffer", config.receive_buffer as u64),
+        ] {
+            add(name, size(bytes));
+        }
+        add("drain", self.drain.as_secs_f64().into());
+        let limit = |limit: &super::limits::Limit| {
+            let value = (limit.get)(&config.limits);
+            (limit.name.to_owned(), if limit.is_size { size(value) } else { number(value) })
+        };
+        add("limits", LIMITS.iter().map(limit).collect::<Table>().into());
+        let more = keys.map(|key| {
+            let pairs = [("file", key.path.display().to_string()), ("oid", key.oid.text.clone())];
+            Value::from(
+                pairs.map(|(name, text)| (name.to_owned(), text.into())).into_iter().collect::<Table>(),
+            )
+        });
+        let more: Vec<Value> = more.collect();
+        if !more.is_empty() {
+            add("key", more.into());
+        }
+        if !self.rules.is_empty() {
+            add("unix", self.rules.iter().map(|rule| rule.show().into()).collect::<Vec<Value>>().into());
+        }
+        table
+    }
+}
+
+fn number(number: u64) -> Value {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
+}
+
+/// As text if it has a unit.
+fn size(bytes: u64) -> Value {
+    match amount::show_bytes(bytes) {
+        text if text.ends_with('B') => text.into(),
+        _ => number(bytes),
+    }
+}
+
+/// What is different in another such table: `name: before -> after`. References are secret.
+pub(crate) fn differences(before: &Table, after: &Table) -> Vec<String> {
+    let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), ToString::to_string);
+    let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
+    names.sort();
+    names.dedup();
+    let mut found = Vec::new();
+    for name in names {
+        match (before.get(name), after.get(name)) {
+            (a, b) if a == b => {}
+            (Some(Value::Table(a)), Some(Value::Table(b))) => {
+                found.extend(differences(a, b).into_iter().map(|line| format!("{name}.{line}")));
+            }
+            _ if name == "unix" => found.push("unix: other rules".to_owned()),
+            (a, b) => found.push(format!("{name}: {} -> {}", shown(a), shown(b))),
+        }
+    }
+    found
+}

@@ -1,0 +1,55 @@
+//! Other bindings while the broker runs.
+
+use std::sync::Arc;
+
+use staunch_protocols::sturdy::SturdyRef;
+
+use super::{Binding, Bindings, Gatekeeper, Given};
+use crate::attenuate::Asker;
+use crate::cap::{Cap, Caps};
+use crate::dataspace::LocalEvent;
+use crate::{Broker, Local};
+
+impl Bindings {
+    /// What a reference stands for now; `None` if it is not valid.
+    fn look_up(&self, reference: &SturdyRef) -> Option<Cap> {
+        let bindings = self.0.lock();
+        let binding = bindings.get(&reference.oid)?;
+        let caveats = reference.compile().ok()?;
+        reference.verify(&binding.key).then(|| binding.target.attenuate(&caveats).ok())?
+    }
+
+    /// Has these bindings (oid, key, target) instead of those before. Answers stay as they are.
+    pub(crate) fn rebind(&self, bindings: Vec<(Vec<u8>, Vec<u8>, Cap)>) {
+        let new = bindings.into_iter().map(|(oid, key, target)| (oid, Binding { key, target }));
+        *self.0.lock() = new.collect();
+    }
+}
+
+impl Gatekeeper {
+    /// What a reference stands for now; `None` if it is not valid.
+    pub(crate) fn look_up(&self, reference: &SturdyRef) -> Option<Cap> {
+        self.bindings.look_up(reference)
+    }
+
+    /// Answers the questions that have met silence, if there is an answer by now; at the cost of whoever asked.
+    pub(crate) fn answer_waiting(&self, broker: &Arc<Broker>, local: &mut Local) {
+        let mut answers = self.answers.lock();
+        for (question, answer) in answers.iter_mut().filter(|(_, answer)| answer.given.is_none()) {
+            let Some(session) = broker.sessions.get(&answer.session).map(|s| s.clone()) else { continue };
+            let mut asker = Asker::new(answer.session);
+            let answered = self.answer(question, &answer.caps).and_then(|(observer, value, caps)| {
+                let (value, caps) = asker.pass(&observer, value, caps)?;
+                Some((observer, value, caps))
+            });
+            let Some((observer, value, caps)) = answered else { continue };
+            local.stage.begin(session.account(), 0, broker.fan_out_max);
+            local.stage.next_turn();
+            let (by, handle) = (asker.observing(&observer), broker.next_handle());
+            local.stage.deliver(&observer, by, LocalEvent::Assert(value, caps, handle));
+            local.stage.publish_staged(broker);
+            answer.given = Some(Given { observer, by, handle });
+            answer.caps = Caps::new();
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What new connections get, as of now: it can be changed while the broker runs.
+
+use staunch_protocols::wire;
+use staunch_system::net::Buffers;
+
+use crate::admission::Rule;
+use crate::limits::Limits;
+use crate::relay::SessionConfig;
+use crate::server::Config;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) debt_max: u64,
+    pub(crate) orphaned_max: u64,
+    pub(crate) outbox_max: usize,
+    pub(crate) buffers: Buffers,
+    /// For Unix sockets.
+    pub(crate) rules: Vec<Rule>,
+}
+
+impl Settings {
+    pub(crate) fn of(config: &Config) -> Settings {
+        Settings {
+            debt_max: config.debt_max,
+            orphaned_max: config.orphaned_max,
+            outbox_max: config.outbox_max,
+            buffers: Buffers {
+                send_bytes: Some(config.send_buffer),
+                receive_bytes: Some(config.receive_buffer),
+            },
+            rules: config.rules.clone(),
+        }
+    }
+
+    pub(crate) fn session(&self, limits: &Limits) -> SessionConfig {
+        SessionConfig {
+            debt_max: self.debt_max,
+            outbox_max: self.outbox_max,
+            packet: wire::Limits {
+                packet_bytes_max: limits.packet_bytes,
+                depth_max: limits.packet_depth,
+                ..wire::Limits::default()
+            },
+        }
+    }
+}
