@@ -199,3 +199,54 @@ fn packets_are_limited() {
     }
     innocent.sync();
 }
+
+/// Asserts `<s n>` for these, under handles from 1000 on.
+fn assert_state(author: &mut Client, numbers: std::ops::Range<i64>) {
+    numbers.for_each(|n| author.send(&format!("[[1 <A <s {n}> {}>]]", 1000 + n)));
+    author.sync();
+}
+
+#[test]
+fn what_is_kept_for_observers_is_limited() {
+    let (server, address) = broker(Limits { principal_captures: 4000, ..Limits::default() });
+    let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
+    let all = |number: i64| format!("[{}]", observe(&record_pattern("s", 1), 10 + number, 10 + number));
+    let one = format!("[{}]", observe("<group <rec s> {0: <lit 7>}>", 5, 5));
+    let why = "More than 4000 captures lists kept for the observations of one principal";
+    let mut author = from("127.0.0.1");
+    let mut modest = from("127.0.0.3");
+    modest.send(&one);
+    modest.sync();
+    // Each of equal observations has lists of its own: what is there already is too much for so many of them.
+    assert_state(&mut author, 0..1000);
+    let mut greedy = from("127.0.0.2");
+    let packets: String = (0..20).map(all).collect();
+    greedy.send_anyway(&bytes(&packets));
+    assert_eq!(greedy.ends_with_error(), why);
+    drop(greedy);
+    until("it has gone", || server.index_counts().1 == 1 && server.connections() == 2);
+    // It may come again, and few of them are not too many, until others assert more.
+    let mut greedy = from("127.0.0.2");
+    (0..2).for_each(|n| greedy.send(&all(n)));
+    greedy.sync();
+    let mut beside = from("127.0.0.2");
+    beside.sync();
+    assert_state(&mut author, 1000..3000);
+    assert_eq!(greedy.ends_with_error(), why);
+    drop(greedy);
+    // Nobody else has noticed.
+    [&mut author, &mut modest, &mut beside].into_iter().for_each(|client| _ = client.sync());
+    until("it has gone", || server.index_counts().1 == 1);
+    beside.send(&all(0));
+    beside.sync();
+    // What others pay for is theirs.
+    let mut elsewhere = from("127.0.0.4");
+    elsewhere.send(&all(0));
+    elsewhere.sync();
+    // Limits can be changed.
+    server.set_limits(Limits::default());
+    (1..20).for_each(|n| elsewhere.send(&all(n)));
+    elsewhere.sync();
+    drop((author, modest, beside, elsewhere));
+    until("all is gone", || server.index_counts() == (0, 0, 0) && server.connections() == 0);
+}
