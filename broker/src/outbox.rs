@@ -17,6 +17,7 @@
 //! A session that ends by this side has last words: [`Outbox::wind_up`] drops all but the rest of the packet that
 //! the peer has received the beginning of, and puts the words behind that.
 
+mod audit;
 mod pool;
 mod remains;
 #[cfg(all(test, not(broker_loom)))]
@@ -452,21 +453,6 @@ impl Outbox {
         drop(state);
         drop(dropped);
         woken.into_values().for_each(Waker::wake);
-    }
-
-    /// Who owes how much for what waits here: account, bytes, cost.
-    pub(crate) fn owed(&self) -> Vec<(Arc<Account>, u64, u64)> {
-        self.state.lock().debts.iter().map(|run| (run.account.clone(), run.bytes, run.cost)).collect()
-    }
-
-    /// The shared bodies that wait here.
-    pub(crate) fn shared_bodies(&self) -> Vec<Arc<SharedBody>> {
-        let state = self.state.lock();
-        let shared = state.queue.iter().filter_map(|segment| match segment {
-            Segment::Shared(body) => Some(body.clone()),
-            _ => None,
-        });
-        shared.collect()
     }
 }
 

@@ -168,12 +168,7 @@ pub(crate) struct Rescan {
 
 impl Default for Rescan {
     fn default() -> Rescan {
-        let limits = Limits {
-            packet_bytes_max: u32::MAX,
-            depth_max: u16::MAX,
-            tokens_max: u32::MAX,
-            integer_bytes_max: u32::MAX,
-        };
+        let limits = Limits::NONE;
         Rescan {
             scanner: Scanner::new(limits),
             finder: Finder::default(),

@@ -125,12 +125,7 @@ impl SturdyRef {
         encode::sequence(&mut list);
         self.caveats.iter().for_each(|caveat| list.extend_from_slice(caveat));
         encode::end(&mut list);
-        let bounds = Limits {
-            packet_bytes_max: u32::MAX,
-            depth_max: u16::MAX,
-            tokens_max: u32::MAX,
-            integer_bytes_max: u32::MAX,
-        };
+        let bounds = Limits::NONE;
         let mut scanner = Scanner::new(bounds);
         assert_eq!(scanner.scan(&list), Ok(Progress::Complete(list.len())), "caveats are canonical values");
         Caveats::compile(scanner.view(&list).children())

@@ -47,12 +47,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<u8>, String> {
 /// # Panics
 /// If it is not a value.
 pub(super) fn scan(value: &[u8]) -> Scanner {
-    let bounds = Limits {
-        packet_bytes_max: u32::MAX,
-        depth_max: u16::MAX,
-        tokens_max: u32::MAX,
-        integer_bytes_max: u32::MAX,
-    };
+    let bounds = Limits::NONE;
     let mut scanner = Scanner::new(bounds);
     assert_eq!(scanner.scan(value), Ok(Progress::Complete(value.len())), "it was made by ourselves");
     scanner

@@ -97,12 +97,7 @@ impl Joined {
     /// Appends all entries as one dictionary. Under a key that is in several, the first one's value is taken. Costs
     /// a scan of all.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let limits = Limits {
-            packet_bytes_max: u32::MAX,
-            depth_max: u16::MAX,
-            tokens_max: u32::MAX,
-            integer_bytes_max: u32::MAX,
-        };
+        let limits = Limits::NONE;
         let mut entries = Vec::new();
         for part in &self.parts {
             let mut scanner = Scanner::new(limits);

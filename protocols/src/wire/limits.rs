@@ -14,6 +14,16 @@ pub struct Limits {
     pub integer_bytes_max: u32,
 }
 
+impl Limits {
+    /// None but those of the numbers themselves: for values that have been checked before.
+    pub const NONE: Limits = Limits {
+        packet_bytes_max: u32::MAX,
+        depth_max: u16::MAX,
+        tokens_max: u32::MAX,
+        integer_bytes_max: u32::MAX,
+    };
+}
+
 impl Default for Limits {
     /// 16 MiB, 256 levels, 4 Mi tokens (32 MiB of tape), integers of 1 KiB.
     fn default() -> Limits {
