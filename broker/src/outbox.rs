@@ -329,8 +329,7 @@ impl Outbox {
         repayments: &mut Repayments,
         counts: &mut CallCounts,
     ) -> Flushed {
-        let mut dropped = None;
-        let mut woken = None;
+        let mut leftovers = text::Leftovers::default();
         let mut state = self.state.lock();
         if !matches!(state.syntax, Syntax::Binary) {
             return self.flush_text(state, stream, taken, pool, repayments, counts);
@@ -369,7 +368,7 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(_) => {
                     // What is in hand is gone, and `head` with it: nobody may write what follows.
-                    dropped = Some(state.close());
+                    leftovers.dropped = Some(state.close());
                     flushed = Flushed::Failed;
                     break;
                 }
@@ -377,12 +376,7 @@ impl Outbox {
             counts.bytes += written as u64;
             state.debts.settle_into(written as u64, repayments);
             put_back(&mut state, taken, head + written, pool, repayments);
-            if state.inline_bytes <= self.ceiling / 2 && !state.waiters.is_empty() {
-                woken = Some(std::mem::take(&mut state.waiters));
-            }
-            if state.last_words.is_some() {
-                dropped = state.say_last_words();
-            }
+            leftovers.add(&mut state, self.ceiling);
             if state.queue.is_empty() {
                 state.rest();
                 flushed = if state.phase == Phase::Ending { Flushed::Said } else { Flushed::Done };
@@ -395,9 +389,7 @@ impl Outbox {
             }
         }
         drop(state);
-        // Both may wake somebody.
-        drop(dropped);
-        woken.into_iter().flat_map(HashMap::into_values).for_each(Waker::wake);
+        leftovers.settle();
         flushed
     }
 

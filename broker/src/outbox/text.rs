@@ -202,8 +202,8 @@ impl TextOut {
 
 /// What is to be dropped, and who is to be woken, outside the lock.
 #[derive(Default)]
-struct Leftovers {
-    dropped: Option<super::Dropped>,
+pub(super) struct Leftovers {
+    pub(super) dropped: Option<super::Dropped>,
     woken: HashMap<u64, Waker>,
 }
 
@@ -269,7 +269,7 @@ impl Outbox {
             }
         }
         drop(state);
-        leftovers.woken.into_values().for_each(Waker::wake);
+        leftovers.settle();
         flushed
     }
 
@@ -309,13 +309,19 @@ impl Outbox {
 
 impl Leftovers {
     /// Has the last words said, and looks whether there is room.
-    fn add(&mut self, state: &mut State, ceiling: usize) {
+    pub(super) fn add(&mut self, state: &mut State, ceiling: usize) {
         if state.inline_bytes <= ceiling / 2 && !state.waiters.is_empty() {
             self.woken.extend(std::mem::take(&mut state.waiters));
         }
         if state.last_words.is_some() {
             self.dropped = state.say_last_words();
         }
+    }
+
+    /// Drops and wakes. No lock may be held: both may wake somebody.
+    pub(super) fn settle(self) {
+        drop(self.dropped);
+        self.woken.into_values().for_each(Waker::wake);
     }
 }
 
