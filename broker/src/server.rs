@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 pub use staunch_flowctl::AuditError;
@@ -68,6 +69,9 @@ pub struct Config {
     pub bindings: Vec<Binding>,
     /// Worker threads.
     pub workers: usize,
+    /// For how long a worker that has run out of work polls for more before it sleeps, where answers come fast; zero
+    /// for not at all.
+    pub busy_poll: Duration,
     /// Debt above which a connection is not read, in cost units (bytes, and 32 per event).
     pub debt_max: u64,
     /// What peers may have.
@@ -96,6 +100,7 @@ impl Default for Config {
             socket_mode: None,
             bindings: Vec::new(),
             workers: SchedulerConfig::default().workers,
+            busy_poll: SchedulerConfig::default().busy_poll,
             debt_max: 2 << 20,
             limits: PeerLimits::default(),
             orphaned_max: 64 << 20,
@@ -196,7 +201,11 @@ impl Server {
         let settings = Settings::of(config);
         let broker = Broker::new(limits, config.fan_out_max, config.limits.clone(), places, settings)
             .map_err(StartError::Scheduler)?;
-        let scheduler = SchedulerConfig { workers: config.workers, ..SchedulerConfig::default() };
+        let scheduler = SchedulerConfig {
+            workers: config.workers,
+            busy_poll: config.busy_poll,
+            ..SchedulerConfig::default()
+        };
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;

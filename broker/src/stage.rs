@@ -76,6 +76,8 @@ pub(crate) struct Stage {
     hops: u32,
     /// Appended to and not flushed yet.
     dirty: Vec<Arc<Session>>,
+    /// Who was flushed last, by its id.
+    pub(crate) flushed_last: u64,
     /// Appended to, and above their ceilings: whoever is being run is to wait for them.
     full: Vec<Arc<Session>>,
     local: Vec<(Cap, Delivery)>,
@@ -113,6 +115,7 @@ impl Default for Stage {
             account: None,
             hops: 0,
             dirty: Vec::new(),
+            flushed_last: u64::MAX,
             full: Vec::new(),
             local: Vec::new(),
             local_cost: 0,
@@ -497,6 +500,7 @@ impl Stage {
     /// Writes out what has been published, and wakes those whose debts that repaid. No lock may be held.
     pub(crate) fn flush(&mut self, scratch: &mut Scratch) {
         while let Some(session) = self.dirty.pop() {
+            self.flushed_last = session.id();
             self.flush_one(&session, scratch);
         }
         self.repayments.repay_all();

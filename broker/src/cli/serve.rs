@@ -12,7 +12,8 @@ use super::Fault;
 use super::advice::{advise, check_distinct, check_local};
 use super::config::limits::{Chosen, read_flag};
 use super::config::{
-    self, BUFFER_MAX, FAN_OUT_MIN, Named, Oid, Read, Settings, UNITS_MAX, amount, differences, mode,
+    self, BUFFER_MAX, BUSY_POLL_MAX, FAN_OUT_MIN, Named, Oid, Read, Settings, UNITS_MAX, amount, differences,
+    mode,
 };
 use super::inherit::{self, Inherited};
 use super::life::{self, Life};
@@ -111,6 +112,10 @@ pub(super) struct Serve {
     /// Worker threads; as many as there are processors by default
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<u64>,
+    /// For how many microseconds a worker polls for more before it sleeps, where clients wait for each
+    /// answer before they go on: it makes round trips shorter and takes processor time; 0 for not at all [default: 50]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = busy_poll)]
+    busy_poll: Option<u64>,
     /// What a connection may owe before it is not read: bytes on their way to others, and 32 for each event
     /// [default: 2MiB]
     #[arg(long, value_name = "UNITS", value_parser = units)]
@@ -139,6 +144,10 @@ pub(super) struct Serve {
 
 fn workers(text: &str) -> Result<u64, String> {
     amount::read_within(text, 1, 1024)
+}
+
+fn busy_poll(text: &str) -> Result<u64, String> {
+    amount::read_within(text, 0, BUSY_POLL_MAX)
 }
 
 fn units(text: &str) -> Result<u64, String> {
@@ -188,6 +197,7 @@ impl Serve {
             key_file: self.key_file,
             oid: self.oid,
             workers: self.workers,
+            busy_poll: self.busy_poll,
             debt_max: self.debt_max,
             outbox_max: self.outbox_max,
             fan_out_max: self.fan_out_max,
@@ -307,7 +317,7 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
 }
 
 /// What takes a restart to change.
-const FIXED: [&str; 4] = ["listen", "socket-mode", "workers", "fan-out-max"];
+const FIXED: [&str; 5] = ["listen", "socket-mode", "workers", "busy-poll", "fan-out-max"];
 
 /// Logs what is different from now on.
 fn tell_changes(changes: &[String]) {

@@ -364,6 +364,9 @@ impl Task<Local> for Session {
         }
         inbound.is_readable |= ready.intersects(Ready::READABLE.union(Ready::HANGUP));
         inbound.is_hanging_up |= ready.contains(Ready::HANGUP);
+        if inbound.is_readable && local.stage.flushed_last == self.id {
+            worker.queue.note_answer();
+        }
         inbound.ending.is_overdue |= ready.contains(Session::OVERDUE);
         if ready.contains(Session::UNNEEDED) {
             let unneeded = std::mem::take(&mut *self.unneeded.lock());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam::deque::{self, Injector, Steal};
 use staunch_system::poll::Events;
 
+use super::busy_poll::BusyPoll;
 use super::metrics::Counters;
 use super::task::{Job, Unit};
 use super::{Outcome, Ready, Scheduler, Task};
@@ -37,6 +38,7 @@ pub struct Worker<L: 'static> {
     pub queue: Queue<L>,
     /// Whether this worker is counted as searching.
     is_searching: bool,
+    busy_poll: BusyPoll,
     events: Events,
     since_tick: u32,
     ticked_ns: u64,
@@ -48,6 +50,8 @@ pub struct Queue<L: 'static> {
     scheduler: Scheduler<L>,
     local: Rc<LocalQueue<L>>,
     now_ns: Cell<u64>,
+    /// Since the last occasion to poll.
+    is_answered: Cell<bool>,
 }
 
 /// The part of a worker that notifications from its own thread need.
@@ -88,6 +92,13 @@ impl<L: 'static> Queue<L> {
     /// Enqueues a piece of work at the back of this worker's queue, and wakes a sleeping worker to take it.
     pub fn spawn(&self, job: impl FnOnce(&mut Worker<L>) + Send + 'static) {
         self.local.push(&self.scheduler, Unit::Job(Box::new(job)), Urgency::Now);
+    }
+
+    /// To be called by a task that has been sent something by whoever was written to last: another answer is likely to
+    /// follow soon, and the worker may poll for it.
+    #[inline]
+    pub fn note_answer(&self) {
+        self.is_answered.set(true);
     }
 
     /// Nanoseconds since the scheduler was started, as of the end of the last run or sleep of this worker.
@@ -186,8 +197,9 @@ impl<L: 'static> Worker<L> {
         Worker {
             local: (scheduler.shared.make_local)(index),
             buffer: new_buffer(&scheduler),
-            queue: Queue { scheduler, local, now_ns: Cell::new(0) },
             is_searching: false,
+            busy_poll: BusyPoll::new(scheduler.shared.config.busy_poll),
+            queue: Queue { scheduler, local, now_ns: Cell::new(0), is_answered: Cell::new(false) },
             events: Events::with_capacity(EVENTS_MAX),
             since_tick: 0,
             ticked_ns: 0,
@@ -226,18 +238,23 @@ impl<L: 'static> Worker<L> {
             return Some(unit);
         }
         self.is_searching = self.is_searching || self.queue.scheduler.shared.idle.begin_search();
-        if self.is_searching
-            && let Some(unit) = self.search()
-        {
-            return Some(unit);
+        if self.is_searching {
+            if let Some(unit) = self.search() {
+                return Some(unit);
+            }
+            if let Some(deadline_ns) =
+                self.busy_poll.deadline(self.queue.is_answered.take(), self.queue.now_ns())
+                && self.busy_poll(deadline_ns)
+            {
+                return self.fetch_events(Direct::Yes);
+            }
         }
         self.park()
     }
 
     /// What must not wait for the own queue to be empty.
     fn tick(&mut self) {
-        self.since_tick = 0;
-        self.ticked_ns = self.queue.now_ns();
+        self.ticked(self.queue.now_ns());
         self.queue.take_injected(Injector::steal_batch);
         // While somebody sleeps in epoll_wait the kernel hands events to them: there is nothing to look for.
         if !self.queue.scheduler.shared.idle.somebody_sleeps() {
@@ -268,6 +285,34 @@ impl<L: 'static> Worker<L> {
         None
     }
 
+    /// Looks at the epoll set again and again, as a searcher: whoever enqueues a unit meanwhile need not wake anybody.
+    /// Returns whether there is something to fetch or to take.
+    fn busy_poll(&mut self, deadline_ns: u64) -> bool {
+        // Relaxed, also below: a bound on how many poll, which guards nothing.
+        if self.queue.scheduler.shared.is_polled.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let has_found = loop {
+            self.queue.counters().polls.add(1);
+            self.poll(Some(Duration::ZERO));
+            let shared = &self.queue.scheduler.shared;
+            let has_found = !self.events.is_empty() || shared.has_work();
+            self.queue.now_ns.set(shared.elapsed_ns());
+            if has_found || self.queue.now_ns() >= deadline_ns {
+                break has_found;
+            }
+        };
+        self.queue.scheduler.shared.is_polled.store(false, Ordering::Relaxed);
+        self.ticked(self.queue.now_ns());
+        self.busy_poll.polled(has_found, self.queue.now_ns());
+        has_found
+    }
+
+    fn ticked(&mut self, now_ns: u64) {
+        self.since_tick = 0;
+        self.ticked_ns = now_ns;
+    }
+
     /// Sleeps until there are events, or somebody calls. Returns at once if there is work after all.
     fn park(&mut self) -> Option<Unit<L>> {
         let was_searching = std::mem::take(&mut self.is_searching);
@@ -280,9 +325,10 @@ impl<L: 'static> Worker<L> {
         self.poll(None);
         let shared = &self.queue.scheduler.shared;
         shared.idle.woken();
-        self.since_tick = 0;
-        self.ticked_ns = shared.elapsed_ns();
-        self.queue.now_ns.set(self.ticked_ns);
+        let now_ns = shared.elapsed_ns();
+        self.queue.now_ns.set(now_ns);
+        self.ticked(now_ns);
+        self.busy_poll.slept(now_ns);
         self.fetch_events(Direct::Yes)
     }
 

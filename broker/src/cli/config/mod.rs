@@ -42,6 +42,7 @@ pub(super) struct File {
     oid: Option<Oid>,
     key: Vec<Key>,
     workers: Option<Within<1, 1024>>,
+    busy_poll: Option<Within<0, BUSY_POLL_MAX>>,
     debt_max: Option<Within<4096, UNITS_MAX>>,
     orphaned_max: Option<Within<4096, UNITS_MAX>>,
     outbox_max: Option<Within<4096, UNITS_MAX>>,
@@ -54,6 +55,8 @@ pub(super) struct File {
     unix: Vec<UnixRule>,
 }
 
+/// The longest that a worker may poll, in microseconds.
+pub(super) const BUSY_POLL_MAX: u64 = 10_000;
 /// Bounds of what counts in cost units, and of buffers.
 pub(super) const UNITS_MAX: u64 = 1 << 40;
 /// As [`UNITS_MAX`].

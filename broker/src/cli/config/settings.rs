@@ -26,6 +26,8 @@ pub(crate) struct Named {
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) oid: Option<Oid>,
     pub(crate) workers: Option<u64>,
+    /// In microseconds.
+    pub(crate) busy_poll: Option<u64>,
     pub(crate) debt_max: Option<u64>,
     pub(crate) outbox_max: Option<u64>,
     pub(crate) fan_out_max: Option<u64>,
@@ -86,6 +88,10 @@ impl Settings {
         let config = Config {
             socket_mode: flags.socket_mode.or(file.socket_mode),
             workers: size(flags.workers, file.workers.map(|n| n.0), defaults.workers),
+            busy_poll: flags
+                .busy_poll
+                .or(file.busy_poll.map(|n| n.0))
+                .map_or(defaults.busy_poll, Duration::from_micros),
             debt_max: choose(flags.debt_max, file.debt_max.map(|n| n.0), defaults.debt_max),
             orphaned_max: choose(None, file.orphaned_max.map(|n| n.0), defaults.orphaned_max),
             outbox_max: size(flags.outbox_max, file.outbox_max.map(|n| n.0), defaults.outbox_max),
@@ -193,6 +199,7 @@ impl Settings {
             add("oid", first.oid.text.clone().into());
         }
         add("workers", number(config.workers as u64));
+        add("busy-poll", number(config.busy_poll.as_micros() as u64));
         for (name, bytes) in [
             ("debt-max", config.debt_max),
             ("orphaned-max", config.orphaned_max),
