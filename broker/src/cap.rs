@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use dashmap::DashMap;
 use smallvec::SmallVec;
 use staunch_protocols::caveat::{CaveatError, Caveats};
+use staunch_protocols::schema::{Codec, Input, Mismatch, MismatchKind};
 use staunch_protocols::wire::tag;
 
 use crate::dataspace::Dataspace;
@@ -119,6 +120,25 @@ impl Cap {
 pub(crate) fn stored_id(span: &[u8]) -> Option<u64> {
     let id = span.strip_prefix(&STORED_HEAD)?;
     Some(u64::from_be_bytes(id.try_into().ok()?))
+}
+
+/// What a stored capability has inside, as the schemas' types for embedded values want it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StoredId(pub(crate) u64);
+
+impl Codec for StoredId {
+    const NAME: &'static str = "a stored capability";
+
+    fn read_from(input: Input<'_>) -> Result<StoredId, Mismatch> {
+        let id = input.view().span().strip_prefix(&STORED_HEAD[1..]).and_then(|id| id.try_into().ok());
+        let id = id.ok_or_else(|| input.mismatch(MismatchKind::Expected(Self::NAME)))?;
+        Ok(StoredId(u64::from_be_bytes(id)))
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&STORED_HEAD[1..]);
+        out.extend_from_slice(&self.0.to_be_bytes());
+    }
 }
 
 /// Attenuated capabilities by what they restrict and how, so that the same attenuation of the same capability

@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use staunch_protocols::schema::Codec;
+use staunch_protocols::schema::gatekeeper::Resolve;
 use staunch_protocols::sturdy::SturdyRef;
 use staunch_protocols::wire::{Progress, encode};
 
 use crate::attenuate::{Asker, stored_scanner};
-use crate::cap::{self, Cap, Caps, stored_id};
+use crate::cap::{self, Cap, Caps, StoredId};
 use crate::dataspace::{LocalEvent, Observing};
 use crate::listen::Answers;
 use crate::{Broker, Local};
@@ -112,17 +114,15 @@ impl Gatekeeper {
         let mut scanner = stored_scanner();
         let Ok(Progress::Complete(_)) = scanner.scan(question) else { return None };
         let question = scanner.view(question);
-        if !question.is_record("resolve", 2) {
-            return None;
-        }
-        let (step, observer) = (question.index(0)?, question.index(1)?);
-        let id = stored_id(observer.span())?;
-        let observer = cap::find(caps, id)?.clone();
-        if !step.is_record("ref", 1) {
+        let Resolve { step, observer } = Resolve::<StoredId>::read(question).ok()?;
+        let observer = cap::find(caps, observer.0.0)?.clone();
+        if step.step_type.0 != "ref" {
             return None;
         }
         let mut value = Vec::new();
-        match SturdyRef::read_parameters(step.index(0)?) {
+        let mut scanner = stored_scanner();
+        let Ok(Progress::Complete(_)) = scanner.scan(step.detail.as_bytes()) else { return None };
+        match SturdyRef::read_parameters(scanner.view(step.detail.as_bytes())) {
             Err(error) => self.refuse(&mut value, error.symbol()),
             Ok(reference) => {
                 let bindings = self.bindings.0.lock();
