@@ -1,5 +1,54 @@
 //! A message broker for Linux that speaks the Syndicate protocol.
 //!
+//! Most use it as the command `staunch`. It can also run in a program of your own: [`server::Server`] has worker threads
+//! of its own and needs no runtime, and [`client::Session`] reaches it as any other peer does. A broker started so handles
+//! no signals, takes no lock and writes no file; what it logs goes to `tracing`. Start it with a key of your own in
+//! [`server::Config::bindings`]; [`server::Server::start_dev`], as below, lets everybody in on loopback addresses.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use staunch::client::{BrokerAddress, Error, Session};
+//! use staunch::server::{Binding, Config, Server};
+//! use staunch_protocols::packet::Event;
+//! use staunch_protocols::sturdy::SturdyRef;
+//! use staunch_protocols::text::parse;
+//! use staunch_protocols::wire::Limits;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = Config { listen: vec!["tcp:127.0.0.1:0".parse()?], ..Config::default() };
+//!     let server = Server::start_dev(&config)?;
+//!     // The port that the system chose.
+//!     let address: BrokerAddress = server.addresses()[0].to_string().parse()?;
+//!     // What lets in: signed with the binding's key.
+//!     let Binding { oid, key } = Binding::well_known();
+//!     let patience = Duration::from_secs(10);
+//!     let mut session = Session::open(&address, &SturdyRef::mint(&oid, &key), patience)?;
+//!
+//!     // Whoever is present, their names captured; then somebody is.
+//!     let pattern = "<group <rec present> {0: <bind <_>>}>";
+//!     let observer = session.observe(&parse(pattern, &Limits::default())?);
+//!     session.assert([&parse("<present \"Ada\">", &Limits::default())?[..]]);
+//!     let (mut heard, start) = (None, Instant::now());
+//!     while heard.is_none() && start.elapsed() < patience {
+//!         session.flush()?;
+//!         session.hear(|entity, event| {
+//!             if let (true, Event::Assert { assertion, .. }) = (entity == observer, event) {
+//!                 heard = Some(assertion.span().to_vec());
+//!             }
+//!             Ok::<(), Error>(())
+//!         })?;
+//!         session.wait(&[], Some(Duration::from_millis(100)))?;
+//!     }
+//!     assert_eq!(heard, Some(parse("[\"Ada\"]", &Limits::default())?));
+//!
+//!     // What waits for peers may take two seconds to go out.
+//!     drop(session);
+//!     server.drain(Duration::from_secs(2));
+//!     server.shutdown();
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # Layout
 //! - [`server`]: listeners and the broker's life. `listen`: where to listen, and how to answer there.
 //! - [`schedule`]: the worker threads.
