@@ -21,6 +21,8 @@ use crate::{Broker, Local};
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Refusals are logged so often at most.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(1);
+/// Shortages are logged so often at most.
+const SHORTAGES_LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// Accepts connections on one listener.
 pub(crate) struct Acceptor {
@@ -29,6 +31,7 @@ pub(crate) struct Acceptor {
     pub(crate) listener: Listener,
     pub(crate) initial: Cap,
     pub(crate) refusals: Refusals,
+    pub(crate) shortages: Shortages,
 }
 
 /// Why a connection is refused.
@@ -66,6 +69,40 @@ impl Refusals {
         match self.silent.swap(0, Ordering::Relaxed) {
             0 => tracing::warn!(principal, "refused a connection: {why}"),
             more => tracing::warn!(principal, "refused a connection, after {more} others: {why}"),
+        }
+    }
+}
+
+/// Says when there are too few descriptors to accept connections, and when there are enough again: not each time that it
+/// is tried, nor each time that one becomes free and is taken.
+#[derive(Default)]
+pub(crate) struct Shortages(Mutex<Shortage>);
+
+#[derive(Default)]
+struct Shortage {
+    /// Connections may wait that could not be accepted.
+    is_short: bool,
+    logged: Option<Instant>,
+    /// The last line was that there is a shortage.
+    is_told: bool,
+}
+
+impl Shortages {
+    fn begin(&self, address: &ListenerAddress, error: &io::Error) {
+        let mut state = self.0.lock();
+        state.is_short = true;
+        let now = Instant::now();
+        if !state.is_told && state.logged.is_none_or(|at| now - at >= SHORTAGES_LOGGED_EVERY) {
+            (state.logged, state.is_told) = (Some(now), true);
+            tracing::warn!(%address, %error, "cannot accept connections; they wait, and it is tried again");
+        }
+    }
+
+    /// None waits.
+    fn end(&self, address: &ListenerAddress) {
+        let mut state = self.0.lock();
+        if std::mem::take(&mut state.is_short) && std::mem::take(&mut state.is_told) {
+            tracing::info!(%address, "accepts connections again; none waits");
         }
     }
 }
@@ -204,9 +241,12 @@ impl Task<Local> for Acceptor {
         for _ in 0..64 {
             match self.listener.accept() {
                 Ok(Some((stream, peer))) => self.open(&broker, stream, peer),
-                Ok(None) => return Outcome::Idle,
+                Ok(None) => {
+                    self.shortages.end(self.listener.address());
+                    return Outcome::Idle;
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept; will try again");
+                    self.shortages.begin(self.listener.address(), &error);
                     return Outcome::Idle;
                 }
             }

@@ -18,7 +18,7 @@ use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
-use crate::accept::{self, Acceptor, Refusals};
+use crate::accept::{self, Acceptor, Refusals, Shortages};
 use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::{Bindings, Gatekeeper};
@@ -246,6 +246,7 @@ impl Server {
             listener,
             initial: Cap::new(Entity::Gatekeeper(gatekeeper.clone())),
             refusals: Refusals::default(),
+            shortages: Shortages::default(),
         });
         let scheduler = self.broker.scheduler();
         let registration = scheduler.register_for(&acceptor.listener, acceptor.clone(), Interest::Read)?;
