@@ -15,6 +15,7 @@ use crate::cap::{Cap, Entity};
 use crate::relay::Session;
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
 use crate::settings::Settings;
+use crate::silence;
 use crate::{Broker, Local};
 
 /// For how long a TCP peer may be silent before the kernel asks whether it is there.
@@ -183,7 +184,13 @@ impl Opening<'_> {
             Peer::Unix(_) => _ = stream.set_buffers(settings.buffers),
             // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
             // what it wrote, until its kernel gives up.
-            Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
+            Peer::Tcp(_) => {
+                let _ = stream.set_keepalive(KEEPALIVE_IDLE);
+                if let Some(interval) = settings.silence_max.map(silence::retry_interval_max) {
+                    // Older kernels do without: it takes longer there.
+                    let _ = stream.set_retry_interval_max(interval);
+                }
+            }
         }
         let config = settings.session(&broker.limits());
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
