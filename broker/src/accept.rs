@@ -15,12 +15,15 @@ use crate::cap::{Cap, Entity};
 use crate::relay::Session;
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
 use crate::settings::Settings;
+use crate::silence;
 use crate::{Broker, Local};
 
 /// For how long a TCP peer may be silent before the kernel asks whether it is there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Refusals are logged so often at most.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(1);
+/// Shortages are logged so often at most.
+const SHORTAGES_LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// Accepts connections on one listener.
 pub(crate) struct Acceptor {
@@ -29,6 +32,7 @@ pub(crate) struct Acceptor {
     pub(crate) listener: Listener,
     pub(crate) initial: Cap,
     pub(crate) refusals: Refusals,
+    pub(crate) shortages: Shortages,
 }
 
 /// Why a connection is refused.
@@ -66,6 +70,40 @@ impl Refusals {
         match self.silent.swap(0, Ordering::Relaxed) {
             0 => tracing::warn!(principal, "refused a connection: {why}"),
             more => tracing::warn!(principal, "refused a connection, after {more} others: {why}"),
+        }
+    }
+}
+
+/// Says when there are too few descriptors to accept connections, and when there are enough again: not each time that it
+/// is tried, nor each time that one becomes free and is taken.
+#[derive(Default)]
+pub(crate) struct Shortages(Mutex<Shortage>);
+
+#[derive(Default)]
+struct Shortage {
+    /// Connections may wait that could not be accepted.
+    is_short: bool,
+    logged: Option<Instant>,
+    /// The last line was that there is a shortage.
+    is_told: bool,
+}
+
+impl Shortages {
+    fn begin(&self, address: &ListenerAddress, error: &io::Error) {
+        let mut state = self.0.lock();
+        state.is_short = true;
+        let now = Instant::now();
+        if !state.is_told && state.logged.is_none_or(|at| now - at >= SHORTAGES_LOGGED_EVERY) {
+            (state.logged, state.is_told) = (Some(now), true);
+            tracing::warn!(%address, %error, "cannot accept connections; they wait, and it is tried again");
+        }
+    }
+
+    /// None waits.
+    fn end(&self, address: &ListenerAddress) {
+        let mut state = self.0.lock();
+        if std::mem::take(&mut state.is_short) && std::mem::take(&mut state.is_told) {
+            tracing::info!(%address, "accepts connections again; none waits");
         }
     }
 }
@@ -146,7 +184,13 @@ impl Opening<'_> {
             Peer::Unix(_) => _ = stream.set_buffers(settings.buffers),
             // A machine that vanishes says nothing, and the end of a peer that is not being read waits behind
             // what it wrote, until its kernel gives up.
-            Peer::Tcp(_) => _ = stream.set_keepalive(KEEPALIVE_IDLE),
+            Peer::Tcp(_) => {
+                let _ = stream.set_keepalive(KEEPALIVE_IDLE);
+                if let Some(interval) = settings.silence_max.map(silence::retry_interval_max) {
+                    // Older kernels do without: it takes longer there.
+                    let _ = stream.set_retry_interval_max(interval);
+                }
+            }
         }
         let config = settings.session(&broker.limits());
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
@@ -204,9 +248,12 @@ impl Task<Local> for Acceptor {
         for _ in 0..64 {
             match self.listener.accept() {
                 Ok(Some((stream, peer))) => self.open(&broker, stream, peer),
-                Ok(None) => return Outcome::Idle,
+                Ok(None) => {
+                    self.shortages.end(self.listener.address());
+                    return Outcome::Idle;
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept; will try again");
+                    self.shortages.begin(self.listener.address(), &error);
                     return Outcome::Idle;
                 }
             }

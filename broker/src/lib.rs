@@ -59,7 +59,7 @@
 //! - `settings`: what new connections get.
 //! - `cap`, `attenuate`: capabilities and their caveats.
 //! - `principals`: what each client's owner holds.
-//! - `linger`: how long sessions wait for their peers in the end.
+//! - `linger`: how long sessions wait for their peers in the end. `silence`: peers that have vanished.
 //! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
@@ -79,6 +79,7 @@ mod relay;
 pub mod schedule;
 pub mod server;
 mod settings;
+mod silence;
 mod stage;
 
 use std::collections::HashSet;
@@ -100,6 +101,7 @@ use principals::Principals;
 use relay::{Failure, Session, Slice};
 use schedule::Scheduler;
 use settings::Settings;
+use silence::Silences;
 use stage::Stage;
 
 /// What each worker keeps for the sessions that it runs.
@@ -192,6 +194,7 @@ struct Counters {
     throttled: AtomicU64,
     ended: AtomicU64,
     refused: AtomicU64,
+    vanished: AtomicU64,
 }
 
 /// What all parts of one broker share.
@@ -204,6 +207,7 @@ pub(crate) struct Broker {
     numbers: Numbers,
     counters: Counters,
     lingering: Arc<Lingering>,
+    silences: Arc<Silences>,
     dataspaces: Mutex<Vec<Weak<Dataspace>>>,
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
@@ -235,6 +239,7 @@ impl Broker {
             numbers: Numbers::default(),
             counters: Counters::default(),
             lingering: Lingering::new()?,
+            silences: Silences::new()?,
             dataspaces: Mutex::default(),
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),

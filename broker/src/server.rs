@@ -19,7 +19,7 @@ use staunch_system::poll::Interest;
 
 use crate::Broker;
 use crate::Local;
-use crate::accept::{self, Acceptor, Refusals};
+use crate::accept::{self, Acceptor, Refusals, Shortages};
 use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::{Bindings, Gatekeeper};
@@ -89,6 +89,10 @@ pub struct Config {
     /// Bytes that the kernel is to buffer of what we receive on one connection (`SO_RCVBUF`). On a Unix socket what a
     /// peer has sent stays in the peer's own send buffer, so there it bounds nothing.
     pub receive_buffer: usize,
+    /// For how long a TCP peer's kernel may acknowledge nothing while something is on its way to it. `None` leaves that to
+    /// our kernel, which gives up after a quarter of an hour or so. A peer that only does not read acknowledges all the
+    /// same, and is never ended for this.
+    pub silence_max: Option<Duration>,
 }
 
 impl Default for Config {
@@ -108,6 +112,7 @@ impl Default for Config {
             fan_out_max: 256 << 20,
             send_buffer: 256 << 10,
             receive_buffer: 256 << 10,
+            silence_max: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -209,6 +214,7 @@ impl Server {
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
+        broker.silences.start(&broker).map_err(StartError::Scheduler)?;
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
         let bindings = Arc::new(Bindings::default());
         for binding in &config.bindings {
@@ -255,6 +261,7 @@ impl Server {
             listener,
             initial: Cap::new(Entity::Gatekeeper(gatekeeper.clone())),
             refusals: Refusals::default(),
+            shortages: Shortages::default(),
         });
         let scheduler = self.broker.scheduler();
         let registration = scheduler.register_for(&acceptor.listener, acceptor.clone(), Interest::Read)?;
@@ -365,9 +372,10 @@ impl Server {
     }
 
     /// So far: events delivered, reads from and writes to connections, messages dropped since they would have introduced
-    /// a capability, times that a connection was held back, connections ended, and connections refused. A worker adds
+    /// a capability, times that a connection was held back, connections ended, connections refused, and
+    /// connections ended since their peers had vanished. A worker adds
     /// what it has counted at the end of each run of a connection.
-    pub fn counts(&self) -> [(&'static str, u64); 7] {
+    pub fn counts(&self) -> [(&'static str, u64); 8] {
         let c = &self.broker.counters;
         // Relaxed: counters only.
         let read =
@@ -380,6 +388,7 @@ impl Server {
             ("throttled", read(&c.throttled)),
             ("ended", read(&c.ended)),
             ("refused", read(&c.refused)),
+            ("vanished", read(&c.vanished)),
         ]
     }
 

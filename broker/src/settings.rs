@@ -1,5 +1,7 @@
 //! What new connections get, as of now: it can be changed while the broker runs.
 
+use std::time::Duration;
+
 use staunch_protocols::wire;
 use staunch_system::net::Buffers;
 
@@ -15,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) orphaned_max: u64,
     pub(crate) outbox_max: usize,
     pub(crate) buffers: Buffers,
+    /// See [`Config::silence_max`].
+    pub(crate) silence_max: Option<Duration>,
     /// For Unix sockets.
     pub(crate) rules: Vec<Rule>,
 }
@@ -29,6 +33,7 @@ impl Settings {
                 send_bytes: Some(config.send_buffer),
                 receive_bytes: Some(config.receive_buffer),
             },
+            silence_max: config.silence_max,
             rules: config.rules.clone(),
         }
     }

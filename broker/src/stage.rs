@@ -536,7 +536,10 @@ impl Stage {
         let mut work = 0;
         loop {
             let outbox = session.outbox();
-            match outbox.flush(session.stream(), &mut self.pool, &mut self.repayments, &mut self.counts) {
+            let flushed =
+                outbox.flush(session.stream(), &mut self.pool, &mut self.repayments, &mut self.counts);
+            session.expect_answers();
+            match flushed {
                 Flushed::Done => return,
                 Flushed::Blocked => return session.await_room(),
                 Flushed::More => return session.tell(Session::FLUSH),

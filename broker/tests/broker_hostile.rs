@@ -2,12 +2,11 @@
 
 mod common;
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::bystander::beside_innocents;
 use common::*;
-use staunch::server::{Config, Server};
+use staunch::server::Config;
 
 /// Packets of all kinds that a resolved client may send, one after the other.
 const VALID: [&str; 8] = [
@@ -43,56 +42,45 @@ fn check_end(client: &mut Client) {
     }
 }
 
-/// Runs `attack` while a pair of innocent clients exchange numbered messages, and checks that these lose nothing and
-/// that nothing is left of the attackers.
-fn beside_innocents(attack: impl FnOnce(SocketAddr, &Server)) {
-    let (server, address) = start_default();
-    let is_done = AtomicBool::new(false);
-    let before = staunch_system::process::memory().unwrap().resident_bytes;
-    std::thread::scope(|scope| {
-        let mut consumer = Client::tcp(address).resolved();
-        consumer.send(&format!("[{}]", observe(&record_pattern("innocent", 1), 7, 2)));
-        consumer.sync();
-        let is_done = &is_done;
-        let innocents = scope.spawn(move || {
-            let mut producer = Client::tcp(address).resolved();
-            let mut n = 0_u64;
-            while n < 100 || !is_done.load(Ordering::Relaxed) {
-                producer.send(&format!("[[1 <M <innocent {n}>>]]"));
-                assert_eq!(consumer.event().body, format!("[{n}]"));
-                n += 1;
-            }
-            n
-        });
-        let attacked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(address, &server)));
-        is_done.store(true, Ordering::Relaxed);
-        let exchanged = innocents.join().unwrap();
-        assert!(exchanged >= 100);
-        if let Err(panic) = attacked {
-            std::panic::resume_unwind(panic);
-        }
-    });
-    let after = staunch_system::process::memory().unwrap().resident_bytes;
-    assert!(after < before + (512 << 20), "{before} bytes before, {after} after");
-    until("all have gone", || server.connections() == 0);
-    until("nothing is owed", || server.total_debt() == 0);
-    assert_eq!(server.index_counts(), (0, 0, 0));
-    server.audit().unwrap();
-}
-
 #[test]
 fn packets_cut_off_anywhere() {
     beside_innocents(|address, _| {
         let (all, _) = recorded();
-        for cut in 0..all.len() {
-            let mut client = Client::tcp(address);
-            client.send_bytes(&all[..cut]);
-            if cut % 3 == 0 {
-                client.finish();
-                let (_, error) = client.rest();
-                assert_eq!(error, None, "an end is no error");
-            } else if cut % 3 == 1 {
-                check_end(&mut client);
+        for cut in 0..=all.len() {
+            let start = || {
+                let mut client = Client::tcp(address);
+                client.send_bytes(&all[..cut]);
+                client
+            };
+            let mut finished = start();
+            finished.finish();
+            assert_eq!(finished.rest().1, None, "an end is no error");
+            check_end(&mut start());
+            start().kill();
+        }
+    });
+}
+
+/// Each byte in turn is replaced by those that mean most, dropped, and doubled.
+#[test]
+fn packets_changed_at_every_offset() {
+    const BYTES: [u8; 16] =
+        [0x00, 0x7f, 0x80, 0x81, 0x84, 0x85, 0x86, 0x87, 0xb0, 0xb1, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xff];
+    beside_innocents(|address, _| {
+        let (all, _) = recorded();
+        for at in 0..all.len() {
+            let (before, rest) = all.split_at(at);
+            let replaced = |byte: u8| [before, &[byte], &rest[1..]].concat();
+            let mut variants: Vec<_> = BYTES.into_iter().map(replaced).collect();
+            variants.push(replaced(rest[0] ^ 1));
+            variants.push([before, &rest[1..]].concat());
+            variants.push([before, &rest[..1], rest].concat());
+            for bytes in variants {
+                let mut client = Client::tcp(address);
+                client.send_anyway(&bytes);
+                client.finish_anyway();
+                // It ends, with an Error packet or without.
+                client.rest();
             }
         }
     });
@@ -162,13 +150,28 @@ fn a_million_open_brackets() {
     expect_error(&[0xb5; 1_000_000], "deep");
     expect_error(&b"\xb4\xb3\x01a".repeat(300_000), "deep");
     expect_error(&[0x86; 1_000_000], "deep");
+    expect_error(&[0xb6; 1_000_000], "deep");
+    expect_error(&b"\xb7\x80".repeat(500_000), "deep");
+    // Annotations: on one another, and very many on one value, each of which is a level.
+    expect_error(&[0x85; 1_000_000], "deep");
+    expect_error(&b"\x85\x80".repeat(500_000), "deep");
+    expect_error(&b"\xb5\x85\xb4\xb3\x01a\x86\xb7\x80\xb6".repeat(100_000), "deep");
 }
 
 #[test]
 fn huge_declared_lengths() {
-    for tag in [0xb0, 0xb1, 0xb2, 0xb3] {
+    for tag in [0xb0, 0xb1, 0xb2, 0xb3, 0x87] {
         expect_error(&[0xb5, tag, 0xff, 0xff, 0xff, 0xff, 0x7f], "");
-        expect_error(&[tag, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], "");
+        expect_error(&[tag, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], "length too long");
+        // 2^64 - 1, 2^40, and 2^31.
+        for length in [
+            &b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..],
+            b"\x80\x80\x80\x80\x80\x20",
+            b"\x80\x80\x80\x80\x08",
+        ] {
+            expect_error(&[&[0xb5, tag], length].concat(), "longer than");
+            expect_error(&[&[tag], length, &[0; 100_000]].concat(), "longer than");
+        }
     }
 }
 

@@ -4,35 +4,9 @@ mod common;
 
 use std::net::SocketAddr;
 
+use common::bystander::beside_innocents;
 use common::text::*;
 use common::*;
-use staunch::server::Server;
-
-/// Runs `attack` beside a pair of innocent clients, and checks that nothing is left of the attackers.
-fn beside_innocents(attack: impl FnOnce(SocketAddr)) {
-    let (server, address) = start_default();
-    let before = staunch_system::process::memory().unwrap().resident_bytes;
-    let mut consumer = Client::tcp(address).resolved();
-    consumer.send(&format!("[{}]", observe(&record_pattern("innocent", 1), 7, 2)));
-    consumer.sync();
-    let mut producer = TextClient::tcp(address).resolved();
-    attack(address);
-    for n in 0..100 {
-        producer.send(&format!("[[1 <M <innocent {n}>>]]"));
-        assert_eq!(consumer.event().body, format!("[{n}]"));
-    }
-    drop((producer, consumer));
-    check_over(&server);
-    let after = staunch_system::process::memory().unwrap().resident_bytes;
-    assert!(after < before + (512 << 20), "{before} bytes before, {after} after");
-}
-
-fn check_over(server: &Server) {
-    until("all have gone", || server.connections() == 0);
-    until("nothing is owed", || server.total_debt() == 0);
-    assert_eq!(server.index_counts(), (0, 0, 0));
-    server.audit().unwrap();
-}
 
 /// Sends `nonsense` before and after resolving, and expects the session to end with an Error packet.
 fn expect_error(address: SocketAddr, nonsense: &[u8], expected: &str) {
@@ -54,7 +28,7 @@ fn expect_error(address: SocketAddr, nonsense: &[u8], expected: &str) {
 
 #[test]
 fn a_million_open_brackets() {
-    beside_innocents(|address| {
+    beside_innocents(|address, _| {
         expect_error(address, &b"[".repeat(1_000_000), "deep");
         expect_error(address, &b"<a ".repeat(1_000_000), "deep");
         expect_error(address, &b"[#{".repeat(1_000_000), "deep");
@@ -67,7 +41,7 @@ fn a_million_open_brackets() {
 
 #[test]
 fn tokens_without_an_end() {
-    beside_innocents(|address| {
+    beside_innocents(|address, _| {
         for beginning in ["[\"", "['", "[#\"", "[#[", "[#x\"", "[a", "[1"] {
             let mut text = beginning.as_bytes().to_vec();
             text.resize(18 << 20, b'1');
@@ -93,7 +67,7 @@ fn tokens_without_an_end() {
 
 #[test]
 fn malformed_text() {
-    beside_innocents(|address| {
+    beside_innocents(|address, _| {
         let cases: [(&[u8], &str); 28] = [
             (b"[\xff]", "UTF-8"),
             (b"[\"\xc3\"]", "UTF-8"),
@@ -138,7 +112,7 @@ fn malformed_text() {
 
 #[test]
 fn numbers_beyond_all_bounds() {
-    beside_innocents(|address| {
+    beside_innocents(|address, _| {
         let huge = "9".repeat(3_000_000);
         expect_error(address, format!("[[{huge} <M a>]]").as_bytes(), "integer");
         expect_error(address, format!("[[1 <A a -{huge}>]]").as_bytes(), "integer");
@@ -160,16 +134,78 @@ fn numbers_beyond_all_bounds() {
     });
 }
 
-/// What was recorded of other sessions, in text, mutated anywhere.
-#[test]
-fn mutations() {
-    const VALID: &str = r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]
+/// What was recorded of other sessions, in text.
+const VALID: &str = r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]
 [[1 <A <Observe <group <rec h> {0: <bind <_>>, 1: <lit 7>}> #:[0 2]> 2>]]
 [[1 <A <h [1 2.5 "three" #"four" five {six: #{7 8}}] 7> 3>] [1 <M <h 1 7>>] [1 <S #:[0 4]>]] # comment
 @a [[1 <A <e #:[0 9] #:[1 1] #:[1 1 <reject <_>> <rewrite <bind <_>> <rec w [<ref 0>]>>]> 4>]]
 [[1 <R 3>] [1 <A <h 4 7> 3>] [1 <R 3>]] #f <do <credit-flow-control 202506>>
 "#;
-    beside_innocents(|address| {
+
+#[test]
+fn packets_cut_off_anywhere() {
+    beside_innocents(|address, _| {
+        for cut in 0..=VALID.len() {
+            for _ in 0..2 {
+                let mut client = TextClient::tcp(address);
+                client.send_bytes(&VALID.as_bytes()[..cut]);
+                if cut % 2 == 0 {
+                    client.finish_anyway();
+                    let rest = client.rest();
+                    assert!(!rest.iter().any(|line| line.starts_with("<error")), "{cut}: {rest:?}");
+                }
+            }
+        }
+    });
+}
+
+/// Each byte in turn is replaced by those that mean most, dropped, and doubled.
+#[test]
+fn packets_changed_at_every_offset() {
+    beside_innocents(|address, _| {
+        let all = VALID.as_bytes();
+        for at in 0..all.len() {
+            let (before, rest) = all.split_at(at);
+            let replaced = |byte: &u8| [before, &[*byte], &rest[1..]].concat();
+            let mut variants: Vec<_> = b"[]<>{}#:\"'\\@ 0\n\x00\x80\xb5".iter().map(replaced).collect();
+            variants.push([before, &rest[1..]].concat());
+            variants.push([before, &rest[..1], rest].concat());
+            for text in variants {
+                let mut client = TextClient::tcp(address);
+                client.send_anyway(&text);
+                client.finish_anyway();
+                client.drain();
+            }
+        }
+    });
+}
+
+#[test]
+fn random_text() {
+    beside_innocents(|address, _| {
+        const PIECES: [&str; 24] = [
+            "[", "]", "<", ">", "{", "}", "#{", "#:", "[0 7]", "[1 1]", "a", "M", "A", "R", "S", "1", "-7",
+            "2.5", "\"x\"", "#f", "'", "@", ":", "\\",
+        ];
+        let mut random = Random::new("random text");
+        for n in 0..2000 {
+            let mut client = TextClient::tcp(address);
+            if n % 2 == 0 {
+                client = client.resolved();
+            }
+            let count = 1 + random.below(200);
+            let pieces = (0..count).map(|_| PIECES[random.below(24) as usize].to_owned() + " ");
+            client.send_anyway(("[".to_owned() + &pieces.collect::<String>()).as_bytes());
+            client.finish_anyway();
+            client.drain();
+        }
+    });
+}
+
+/// What was recorded, mutated at a few places at once.
+#[test]
+fn mutations() {
+    beside_innocents(|address, _| {
         let mut random = Random::new("mutations of text");
         let resolved = VALID.find('\n').unwrap();
         for n in 0..2000 {

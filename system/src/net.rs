@@ -3,9 +3,11 @@
 //! All calls return at once: what cannot be done now is [`WouldBlock`](std::io::ErrorKind::WouldBlock). All retry
 //! when a signal interrupts them. No write raises `SIGPIPE`. Descriptors are close-on-exec.
 
+mod answers;
 mod listener;
 mod stream;
 
+pub use answers::Answers;
 pub use listener::{Listener, ListenerAddress};
 pub use stream::{Credentials, Peer, Shutdown, Stream};
 

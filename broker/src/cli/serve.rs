@@ -133,6 +133,12 @@ pub(super) struct Serve {
     /// How many bytes the kernel buffers of what is received on a connection [default: 256KiB]
     #[arg(long, value_name = "BYTES", value_parser = buffer)]
     receive_buffer: Option<u64>,
+    /// How many seconds a TCP peer's machine may acknowledge nothing of what is sent to it before it counts as vanished,
+    /// 5 to 3600; 0 leaves that to the kernel [default: 60]
+    ///
+    /// A peer that only does not read acknowledges all the same.
+    #[arg(long, value_name = "SECONDS", value_parser = silence)]
+    silence_max: Option<Duration>,
     /// How many seconds what waits for peers may take to go out in the end [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = drain)]
     drain: Option<Duration>,
@@ -160,6 +166,10 @@ fn fan_out(text: &str) -> Result<u64, String> {
 
 fn buffer(text: &str) -> Result<u64, String> {
     amount::read_within(text, 4096, BUFFER_MAX)
+}
+
+fn silence(text: &str) -> Result<Duration, String> {
+    config::silence(text.parse().unwrap_or(-1.0))
 }
 
 fn drain(text: &str) -> Result<Duration, String> {
@@ -203,6 +213,7 @@ impl Serve {
             fan_out_max: self.fan_out_max,
             send_buffer: self.send_buffer,
             receive_buffer: self.receive_buffer,
+            silence_max: self.silence_max,
             drain: self.drain,
             limits: self.limits,
         }

@@ -5,7 +5,7 @@ pub(crate) mod packets;
 mod plain;
 mod text;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
@@ -159,6 +159,9 @@ pub(crate) struct Session {
     /// Whether the kernel has been asked to tell when the stream can be written to. (Over TCP it tells only after it
     /// has refused something, so there that is asked for once and for all.)
     asks_for_room: Mutex<bool>,
+    /// Its peer is known to owe acknowledgements: see [`crate::silence`], which clears it and looks then, whereas who has
+    /// written looks here then.
+    is_watched: AtomicBool,
     /// Why others want it to end.
     verdict: Mutex<Option<Failure>>,
     /// Set once, when the session has begun to end: nothing is delivered any more.
@@ -217,6 +220,7 @@ impl Session {
             removals: AtomicU64::new(0),
             unneeded: Mutex::default(),
             asks_for_room: Mutex::new(false),
+            is_watched: AtomicBool::new(false),
             verdict: Mutex::default(),
             outbox: Outbox::new(config.outbox_max),
             is_closed: AtomicBool::new(false),
@@ -262,6 +266,32 @@ impl Session {
         {
             *asks = registration.set_interest(&self.stream, Interest::Read).is_err();
         }
+    }
+
+    /// Something has been written: the peer's kernel is to acknowledge it. To be called after that.
+    #[inline]
+    pub(crate) fn expect_answers(self: &Arc<Self>) {
+        if self.stream.is_tcp() {
+            // SeqCst: pairs with the one in end_watch(). Either what was written is seen there, or that the flag has
+            // been cleared is seen here.
+            fence(Ordering::SeqCst);
+            if !self.is_watched.load(Ordering::Relaxed) {
+                self.broker.silences.add(self);
+            }
+        }
+    }
+
+    /// Whether it was not watched yet, and is now.
+    pub(crate) fn begin_watch(&self) -> bool {
+        // Relaxed: only one of those who try it at a time may succeed.
+        !self.is_watched.swap(true, Ordering::Relaxed)
+    }
+
+    /// Ends the watch. What the peer owes is to be looked at after that.
+    pub(crate) fn end_watch(&self) {
+        self.is_watched.store(false, Ordering::Relaxed);
+        // SeqCst: pairs with the one in expect_answers().
+        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn id(&self) -> u64 {

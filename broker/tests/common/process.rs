@@ -131,6 +131,11 @@ impl Running {
         }
     }
 
+    /// The lines of its log that have come and have not been looked at.
+    pub fn logged_so_far(&self) -> Vec<String> {
+        self.errors.try_iter().collect()
+    }
+
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());

@@ -2,12 +2,12 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::{PATIENCE, new_socket, uninterrupted};
 
 /// What lets in where everybody may come in.
 pub const RESOLVE: &str =
@@ -15,17 +15,26 @@ pub const RESOLVE: &str =
 
 trait Conn: Read + Write + Send {
     fn set_timeout(&self, timeout: Duration);
+    fn finish(&self);
 }
 
 impl Conn for TcpStream {
     fn set_timeout(&self, timeout: Duration) {
         self.set_read_timeout(Some(timeout)).unwrap();
     }
+
+    fn finish(&self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
 }
 
 impl Conn for UnixStream {
     fn set_timeout(&self, timeout: Duration) {
         self.set_read_timeout(Some(timeout)).unwrap();
+    }
+
+    fn finish(&self) {
+        let _ = self.shutdown(Shutdown::Write);
     }
 }
 
@@ -46,8 +55,8 @@ impl TextClient {
 
     /// With a small receive buffer, so that what it does not read stays with the broker.
     pub fn narrow(address: SocketAddr) -> TextClient {
-        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
-        let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        use rustix::net::{connect, sockopt};
+        let fd = new_socket();
         sockopt::set_socket_recv_buffer_size(&fd, 4096).unwrap();
         connect(&fd, &address).unwrap();
         TextClient::new(Box::new(TcpStream::from(fd)))
@@ -95,7 +104,7 @@ impl TextClient {
             self.searched = self.unread.len();
             assert!(start.elapsed() < PATIENCE, "a line comes; there is {:?}", self.unread);
             self.conn.set_timeout(Duration::from_secs(1));
-            match self.conn.read(&mut chunk) {
+            match uninterrupted(|| self.conn.read(&mut chunk)) {
                 Ok(0) => {
                     assert!(self.unread.is_empty(), "it ends within a line: {:?}", self.unread);
                     return None;
@@ -136,6 +145,32 @@ impl TextClient {
         }
     }
 
+    /// Ends the sending direction, unless the connection has ended already.
+    pub fn finish_anyway(&mut self) {
+        self.conn.finish();
+    }
+
+    /// Reads to the end of the connection, whatever comes: a change may have made binary of what it sent.
+    pub fn drain(&mut self) {
+        self.conn.set_timeout(PATIENCE);
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            match uninterrupted(|| self.conn.read(&mut chunk)) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    panic!("neither goes on nor ends")
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The lines up to the end of the connection.
+    pub fn rest(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.next_line()).collect()
+    }
+
     /// What it has not read yet, as bytes.
     pub fn read_bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.unread);
@@ -143,7 +178,7 @@ impl TextClient {
         self.conn.set_timeout(PATIENCE);
         while bytes.len() < count {
             let mut chunk = vec![0; count - bytes.len()];
-            let read = self.conn.read(&mut chunk).unwrap();
+            let read = uninterrupted(|| self.conn.read(&mut chunk)).unwrap();
             assert!(read > 0);
             bytes.extend_from_slice(&chunk[..read]);
         }

@@ -200,7 +200,8 @@ impl Stream {
     /// asks it for room, 15 times in about as many minutes (`net.ipv4.tcp_retries2`). A `TCP_USER_TIMEOUT` would
     /// shorten that, and is not set on purpose: since Linux 5.11 (and in maintained older ones) its clock runs from the
     /// first question for room to the first answer that *grants* some (`icsk_probes_tstamp`, in `tcp_probe_timer`).
-    /// It would end the connection to a peer that lives, answers each question, and only does not read.
+    /// It would end the connection to a peer that lives, answers each question, and only does not read. What tells the two
+    /// apart is [`answers`](Self::answers).
     ///
     /// # Errors
     /// None is expected.

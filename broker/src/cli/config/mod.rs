@@ -49,6 +49,8 @@ pub(super) struct File {
     fan_out_max: Option<Within<FAN_OUT_MIN, UNITS_MAX>>,
     send_buffer: Option<Within<4096, BUFFER_MAX>>,
     receive_buffer: Option<Within<4096, BUFFER_MAX>>,
+    #[serde(deserialize_with = "read_silence")]
+    silence_max: Option<Duration>,
     #[serde(deserialize_with = "read_seconds")]
     drain: Option<Duration>,
     limits: Chosen,
@@ -157,6 +159,19 @@ fn read_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, 
 
 fn read_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     amount::seconds(f64::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+fn read_silence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    silence(f64::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+/// How long a peer may be silent, in seconds; 0 for as long as the kernel lets it.
+///
+/// # Errors
+/// What is wrong with it, for its author.
+pub(super) fn silence(number: f64) -> Result<Duration, String> {
+    let span = amount::seconds(number).ok().filter(|span| span.is_zero() || span.as_secs() >= 5);
+    span.ok_or_else(|| "expected a number of seconds from 5 to 3600, or 0 for no bound".to_owned())
 }
 
 /// Reads permissions.

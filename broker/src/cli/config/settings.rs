@@ -33,6 +33,7 @@ pub(crate) struct Named {
     pub(crate) fan_out_max: Option<u64>,
     pub(crate) send_buffer: Option<u64>,
     pub(crate) receive_buffer: Option<u64>,
+    pub(crate) silence_max: Option<Duration>,
     pub(crate) drain: Option<Duration>,
     pub(crate) limits: Vec<Chosen>,
 }
@@ -102,6 +103,11 @@ impl Settings {
                 file.receive_buffer.map(|n| n.0),
                 defaults.receive_buffer,
             ),
+            silence_max: flags
+                .silence_max
+                .or(file.silence_max)
+                .map_or(defaults.silence_max, Some)
+                .filter(|s| !s.is_zero()),
             limits,
             ..defaults
         };
@@ -210,6 +216,7 @@ impl Settings {
         ] {
             add(name, size(bytes));
         }
+        add("silence-max", config.silence_max.unwrap_or_default().as_secs_f64().into());
         add("drain", self.drain.as_secs_f64().into());
         let limit = |limit: &super::limits::Limit| {
             let value = (limit.get)(&config.limits);
