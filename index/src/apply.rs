@@ -9,6 +9,7 @@ use staunch_protocols::wire::View;
 use crate::bag::{Bag, Change};
 use crate::commit::{Action, Index, SHARDS, Scratch};
 use crate::key::key_of;
+use crate::parts::{Due, stripe_of};
 use crate::store::{Members, Shard};
 use crate::trie::{Entry, Group, Place, Trie, Walk};
 use crate::value::{Domain, Rescan, Stored};
@@ -72,14 +73,20 @@ type Shards<'i, D> = SmallVec<[(u32, MutexGuard<'i, Shard<D>>); 2]>;
 /// So many operations of a turn are kept. If it comes to more, they are found twice instead.
 const OPS_MAX: usize = if cfg!(debug_assertions) { 64 } else { 64 << 10 };
 
-/// So many bags are held beyond the turn that took them; one that takes more ends that.
-const HELD_MAX: usize = 8;
+/// So many parts of bags are held beyond the turn that took them; one that takes more ends that.
+const HELD_MAX: usize = 16;
 
-/// Bags that are locked. What the sink was told of them has to be published before they are let go, so that nobody is
+/// A group whose bag is to change, and the stripe that the list is in or would be in.
+type InStripe<'t, D> = (&'t Arc<Group<D>>, u32);
+
+/// A group's id, and the number of a part of its bag: the lock order.
+type PartId = (u64, u32);
+
+/// Parts of bags that are locked. What the sink was told of them has to be published before they are let go, so that nobody is
 /// told of later changes first.
 pub(crate) struct Bags<'t, D: Domain> {
-    /// By ascending id.
-    held: SmallVec<[(u64, MutexGuard<'t, Bag<D>>); 2]>,
+    /// Ascending.
+    held: SmallVec<[(PartId, MutexGuard<'t, Bag<D>>); 2]>,
     /// Whether a turn before this one has told the sink of them.
     is_told: bool,
 }
@@ -104,30 +111,62 @@ impl<'t, D: Domain> Bags<'t, D> {
         self.held.clear();
     }
 
-    fn position(&self, id: u64) -> Result<usize, usize> {
+    fn position(&self, id: PartId) -> Result<usize, usize> {
         match self.held.as_slice() {
             [(only, _)] if *only == id => Ok(0),
             _ => self.held.binary_search_by_key(&id, |(id, _)| *id),
         }
     }
 
-    /// Locks the bags of these groups as well. One of those held may come later in the lock order, so nobody
-    /// waits for a lock here before having let go of all.
-    fn lock(&mut self, groups: impl Iterator<Item = &'t Arc<Group<D>>> + Clone, sink: &mut impl Sink<D>) {
+    /// Locks the bags of these groups as well, where lists of these stripes are; divides bags for which it is due. One of those held may come later in the lock order, so nobody waits for a lock here before
+    /// having let go of all.
+    fn lock(
+        &mut self,
+        lists: impl Iterator<Item = InStripe<'t, D>> + Clone,
+        due: Due,
+        sink: &mut impl Sink<D>,
+    ) {
         if self.held.len() > HELD_MAX {
             self.let_go(sink);
         }
-        for group in groups.clone() {
-            let Err(at) = self.position(group.id) else { continue };
-            let Some(guard) = group.bag.try_lock() else {
-                self.let_go(sink);
-                let mut wanted: SmallVec<[_; 4]> = groups.collect();
-                wanted.sort_unstable_by_key(|group| group.id);
-                wanted.dedup_by_key(|group| group.id);
-                self.held.extend(wanted.into_iter().map(|group| (group.id, group.bag.lock())));
-                return;
-            };
-            self.held.insert(at, (group.id, guard));
+        for (group, stripe) in lists.clone() {
+            loop {
+                let number = group.bag.number(stripe);
+                let Err(at) = self.position((group.id, number)) else { break };
+                let Some(mut part) = group.bag.part(number).try_lock() else {
+                    self.let_go(sink);
+                    let mut wanted: SmallVec<[_; 4]> = lists.collect();
+                    wanted.sort_unstable_by_key(|(group, stripe)| (group.id, *stripe));
+                    wanted.dedup_by_key(|(group, stripe)| (group.id, *stripe));
+                    return self.wait(&wanted, group.id, due);
+                };
+                if group.bag.settle(number, &mut part, &group.purse, due) {
+                    self.held.insert(at, ((group.id, number), part));
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Locks these, ascending, when none is held; waits for those that others hold, such as that of the group `busy`.
+    #[cold]
+    fn wait(&mut self, wanted: &[InStripe<'t, D>], busy: u64, due: Due) {
+        let mut next = wanted.iter();
+        while let Some((group, stripe)) = next.next() {
+            let number = group.bag.number(*stripe);
+            if self.position((group.id, number)).is_ok() {
+                continue;
+            }
+            let mut part = group.bag.part(number).lock();
+            part.waited = part.waited.saturating_add(u32::from(group.id == busy));
+            if group.bag.settle(number, &mut part, &group.purse, due) {
+                self.held.push(((group.id, number), part));
+            } else {
+                // Divided, which happens once: from the first again.
+                drop(part);
+                self.held.clear();
+                next = wanted.iter();
+            }
         }
     }
 }
@@ -157,15 +196,15 @@ impl<D: Domain> Index<D> {
         let mut shards = self.lock_shards(actions, &hashes, bags, sink);
         let effects = change_store(actions, &hashes, &mut shards, placed);
         let mut found = Found::default();
-        let mut overflow: Option<Vec<&Arc<Group<D>>>> = None;
+        let mut overflow: Option<Vec<InStripe<'_, D>>> = None;
         for (i, (action, effect)) in actions.iter().zip(&effects).enumerate() {
             let shard = position(&shards, effect.shard).ok().map(|at| &mut *shards[at].1);
             self.route(trie, (i as u32, action), effect, shard, scratch, &mut found);
             if found.ops.len() > OPS_MAX {
                 let groups = overflow.get_or_insert_default();
                 groups.extend(changed(&found.ops));
-                groups.sort_unstable_by_key(|group| group.id);
-                groups.dedup_by_key(|group| group.id);
+                groups.sort_unstable_by_key(|(group, stripe)| (group.id, *stripe));
+                groups.dedup_by_key(|(group, stripe)| (group.id, *stripe));
                 found.ops.clear();
             }
         }
@@ -174,10 +213,10 @@ impl<D: Domain> Index<D> {
             _ => placed.get(effects[action as usize].placed as usize),
         };
         match &mut overflow {
-            None => bags.lock(changed(&found.ops), sink),
+            None => bags.lock(changed(&found.ops), self.due, sink),
             Some(groups) => {
                 groups.extend(changed(&found.ops));
-                bags.lock(groups.iter().copied(), sink);
+                bags.lock(groups.iter().copied(), self.due, sink);
                 found.ops.clear();
             }
         }
@@ -218,7 +257,7 @@ impl<D: Domain> Index<D> {
         }
         let mut found = Found::default();
         self.route(trie, (0, &*action), &effect, Some(&mut shard), scratch, &mut found);
-        bags.lock(changed(&found.ops), sink);
+        bags.lock(changed(&found.ops), self.due, sink);
         found.tell_overdrawn(sink);
         let stored = match &*action {
             Action::Retract(stored) => Some(stored),
@@ -307,15 +346,18 @@ impl<D: Domain> Index<D> {
             observers.iter().for_each(|o| sink.message(&o.endpoint, &op.captures));
             return;
         }
-        let Ok(at) = bags.position(op.entry.group.id) else { return };
+        let group = &op.entry.group;
+        // While its part is locked, a list stays there.
+        let number = group.bag.number(stripe_of(op.hash));
+        let Ok(at) = bags.position((group.id, number)) else { return };
         let bag = &mut *bags.held[at].1;
-        let Some(stored) = stored.filter(|_| bag.counts(effect.shard, effect.slot)) else { return };
-        let reading = op.entry.group.reading();
+        let Some(stored) = stored.filter(|_| group.bag.counts(effect.shard, effect.slot)) else { return };
+        let reading = group.reading();
         if effect.kind == Kind::Add {
             let change = bag.add(&reading, &op.captures, op.hash, stored, rescan, || self.next_handle());
             if let Change::Edge { handle, .. } = change {
                 observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
-                let purse = &op.entry.group.purse;
+                let purse = &group.purse;
                 if !bag.pay(purse) {
                     purse.tell_overdrawn(observers.iter(), sink);
                 }
@@ -326,16 +368,16 @@ impl<D: Domain> Index<D> {
             for o in observers.iter().filter(|o| bag.was_told(o.id, slot, handle)) {
                 sink.retract(&o.endpoint, handle, &op.captures, stored);
             }
-            bag.pay_less(&op.entry.group.purse);
+            bag.pay_less(&group.purse);
         }
     }
 }
 
-/// The groups whose bags these operations change.
+/// The groups whose bags these operations change, and the stripes of the lists.
 fn changed<'o, 't, 'v, D: Domain>(
     ops: &'o Ops<'t, 'v, D>,
-) -> impl Iterator<Item = &'t Arc<Group<D>>> + Clone + use<'o, 't, 'v, D> {
-    ops.iter().filter(|op| op.kind != Kind::Message).map(|op| &op.entry.group)
+) -> impl Iterator<Item = InStripe<'t, D>> + Clone + use<'o, 't, 'v, D> {
+    ops.iter().filter(|op| op.kind != Kind::Message).map(|op| (&op.entry.group, stripe_of(op.hash)))
 }
 
 /// Places and displaces what the turn asserts and retracts, in order.

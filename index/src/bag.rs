@@ -59,14 +59,13 @@ pub(crate) struct Bag<D: Domain> {
     /// Slots by the hash of their lists.
     table: Table<u32>,
     slots: Slots<Slot<D>>,
-    /// Of representatives that are lists alone.
+    /// Of representatives that are lists alone; and of itself, if it is a stripe.
     alone_bytes: u64,
     cover: Cover,
     /// By observer.
     replays: HashMap<u64, Replay, RandomState>,
-    /// While the bag is being filled from the store: shard and slot from where on assertions are not counted
-    /// yet.
-    pub(crate) filling: Option<(u32, u32)>,
+    /// How often a thread has found it locked.
+    pub(crate) waited: u32,
 }
 
 impl<D: Domain> Default for Bag<D> {
@@ -77,7 +76,7 @@ impl<D: Domain> Default for Bag<D> {
             alone_bytes: 0,
             cover: Cover::default(),
             replays: HashMap::default(),
-            filling: Some((0, 0)),
+            waited: 0,
         }
     }
 }
@@ -138,9 +137,37 @@ impl<D: Domain> Bag<D> {
         self.cover.shrink(self.weight(), purse);
     }
 
-    /// Whether an assertion at this place in the store has been counted, or is to be counted as it comes.
-    pub(crate) fn counts(&self, shard: u32, slot: u32) -> bool {
-        self.filling.is_none_or(|cursor| (shard, slot) < cursor)
+    /// An empty stripe (see [`crate::parts`]), which takes so many bytes itself.
+    pub(crate) fn stripe(bytes: usize) -> Bag<D> {
+        Bag { alone_bytes: bytes as u64, ..Bag::default() }
+    }
+
+    /// Whether an observer has yet to be told of something.
+    pub(crate) fn is_replayed(&self) -> bool {
+        !self.replays.is_empty()
+    }
+
+    /// Moves all lists to other bags, by their hashes. What is paid for them is given back.
+    pub(crate) fn move_out(&mut self, purse: &Purse<D>, bags: &mut [Bag<D>], to: impl Fn(u32) -> usize) {
+        self.cover.release(purse);
+        (self.table, self.alone_bytes) = (Table::default(), 0);
+        let taken: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
+        for entry in taken.into_iter().filter_map(|slot| self.slots.remove(slot)) {
+            let bag = &mut bags[to(entry.hash)];
+            if let Some(alone) = entry.representative.as_ref().filter(|r| r.is_captures()) {
+                bag.alone_bytes += alone.bytes().len() as u64;
+            }
+            bag.insert(entry);
+        }
+    }
+
+    /// Gives a list a slot.
+    fn insert(&mut self, entry: Slot<D>) -> u32 {
+        let hash = entry.hash;
+        let slot = self.slots.insert(entry);
+        let slots = &self.slots;
+        self.table.insert(hash, slot, |slot| hash_of(slots, slot));
+        slot
     }
 
     /// Counts one more assertion that gives these captures. `handle` is asked for only if the list is new.
@@ -166,9 +193,7 @@ impl<D: Domain> Bag<D> {
         if !is_apt {
             self.alone_bytes += representative.bytes().len() as u64;
         }
-        let slot = self.slots.insert(Slot { representative: Some(representative), handle, count: 1, hash });
-        let slots = &self.slots;
-        self.table.insert(hash, slot, |slot| hash_of(slots, slot));
+        let slot = self.insert(Slot { representative: Some(representative), handle, count: 1, hash });
         Change::Edge { slot, handle }
     }
 
@@ -236,21 +261,20 @@ impl<D: Domain> Bag<D> {
         self.replays.remove(&observer);
     }
 
-    /// Tells the observer of what is in at most `slots_max` more slots or empty chunks of them, or until `tell`
-    /// returns false. Returns whether there may be more.
+    /// Tells the observer of what is in at most `budget` more slots or empty chunks of them, or until `tell`
+    /// returns false, which leaves no budget. Returns whether there may be more.
     pub(crate) fn continue_replay(
         &mut self,
         reading: &Reading<'_>,
         observer: u64,
-        slots_max: u32,
+        budget: &mut u32,
         rescan: &mut Rescan,
         tell: &mut dyn FnMut(u64, &Stored<D>, &Captures<'_>) -> bool,
     ) -> bool {
         let Some(replay) = self.replays.get_mut(&observer) else { return false };
-        let mut budget = slots_max;
-        while budget > 0 {
+        while *budget > 0 {
             let (next, looked) = self.slots.next(replay.cursor);
-            budget = budget.saturating_sub(looked);
+            *budget = budget.saturating_sub(looked);
             let entry = next.and_then(|slot| Some((slot, self.slots.get(slot)?)));
             let Some((slot, entry)) = entry else {
                 self.end_replay(observer);
@@ -261,7 +285,7 @@ impl<D: Domain> Bag<D> {
                 && entry.handle < replay.since
                 && !tell(entry.handle, stored, &reading.captures_of(stored, rescan))
             {
-                break;
+                *budget = 0;
             }
         }
         if replay.cursor >= self.slots.end() {

@@ -122,36 +122,32 @@ impl<D: Domain> Index<D> {
     fn fill(&self, group: &Group<D>, budget: &mut i64, scratch: &mut Scratch) -> bool {
         let key = self.hash(&group.key);
         loop {
-            // The bag's lock comes after the shard's: look, lock the shard, look again.
-            let Some((number, _)) = group.bag.lock().filling else { return true };
+            // Whoever has the shard's lock goes on from there: look, lock the shard, look again.
+            let Some((number, _)) = group.bag.filling() else { return true };
             if *budget <= 0 {
                 return false;
             }
             let shard = self.shards[number as usize].lock();
-            let mut bag = group.bag.lock();
-            if let Some((same, slot)) = bag.filling
+            if let Some((same, slot)) = group.bag.filling()
                 && same == number
             {
-                let next = self.fill_some(group, key, slot, &shard, &mut bag, budget, scratch);
-                bag.filling = match next {
+                let next = self.fill_some(group, key, slot, &shard, budget, scratch);
+                group.bag.set_filling(match next {
                     Some(slot) => Some((number, slot)),
                     None => next_place(number, shard.end(), shard.end()),
-                };
+                });
             }
-            MutexGuard::unlock_fair(bag);
             MutexGuard::unlock_fair(shard);
         }
     }
 
     /// Counts the next few members; the slot to go on from, if there are more in this shard.
-    #[allow(clippy::too_many_arguments)]
     fn fill_some(
         &self,
         group: &Group<D>,
         key: u32,
         mut slot: u32,
         shard: &MutexGuard<'_, Shard<D>>,
-        bag: &mut Bag<D>,
         budget: &mut i64,
         scratch: &mut Scratch,
     ) -> Option<u32> {
@@ -167,13 +163,13 @@ impl<D: Domain> Index<D> {
             *budget -= 1;
             if let Some(stored) = shard.get(at) {
                 bytes += stored.bytes().len();
-                self.count(group, stored, bag, scratch);
+                self.count(group, stored, scratch);
             }
         }
         Some(slot)
     }
 
-    fn count(&self, group: &Group<D>, stored: &Stored<D>, bag: &mut Bag<D>, scratch: &mut Scratch) {
+    fn count(&self, group: &Group<D>, stored: &Stored<D>, scratch: &mut Scratch) {
         let Scratch { key, rescan, rescan_bag, .. } = scratch;
         let (value, finder) = rescan.open(stored.bytes());
         let skeleton = &group.skeleton;
@@ -185,6 +181,7 @@ impl<D: Domain> Index<D> {
         let mut captures = Captures::new();
         if group.plan.read(value, stored.bytes(), &registers, finder, &mut captures) {
             let hash = self.hash_captures(&captures);
+            let mut bag = group.bag.lock(hash, &group.purse, self.due);
             bag.add(&group.reading(), &captures, hash, stored, rescan_bag, || self.next_handle());
             // advance() looks whether it may be so much.
             bag.pay(&group.purse);
@@ -196,22 +193,24 @@ fn next_place(shard: u32, stop: u32, end: u32) -> Option<(u32, u32)> {
     if stop < end { Some((shard, stop)) } else { (shard as usize + 1 < SHARDS).then_some((shard + 1, 0)) }
 }
 
-/// Whether what is in a bag is told at once.
-pub(crate) fn is_small<D: Domain>(bag: &Bag<D>, lists_max: usize) -> bool {
-    bag.len() <= lists_max
-        && bag.iter().map(|(_, _, from)| from.bytes().len()).sum::<usize>() <= SORTED_BYTES_MAX
+/// Whether what is in a bag (its parts) is told at once.
+pub(crate) fn is_small<D: Domain>(parts: &[MutexGuard<'_, Bag<D>>], lists_max: usize) -> bool {
+    parts.iter().map(|bag| bag.len()).sum::<usize>() <= lists_max
+        && parts.iter().flat_map(|bag| bag.iter()).map(|(_, _, from)| from.bytes().len()).sum::<usize>()
+            <= SORTED_BYTES_MAX
 }
 
-/// Tells of everything in a small bag, in the total order of the captures lists.
+/// Tells of everything in the parts of a small bag, in the total order of the captures lists.
 pub(crate) fn sorted<D: Domain>(
-    bag: &Bag<D>,
+    parts: &[MutexGuard<'_, Bag<D>>],
     reading: &Reading<'_>,
     scratch: &mut Scratch,
     mut tell: impl FnMut(u64, &Captures<'_>, &Stored<D>),
 ) {
     let Scratch { rescan, rescan_bag, .. } = scratch;
-    let mut lists: Vec<(Vec<u8>, u64, &Stored<D>)> = bag
+    let mut lists: Vec<(Vec<u8>, u64, &Stored<D>)> = parts
         .iter()
+        .flat_map(|bag| bag.iter())
         .map(|(_, handle, from)| {
             let captures = reading.captures_of(from, rescan_bag);
             (order(&captures, rescan), handle, from)

@@ -13,6 +13,7 @@ use staunch_protocols::wire::View;
 use crate::apply::Bags;
 use crate::build::{Prepared, SORTED_MAX};
 use crate::key::key_of;
+use crate::parts::Due;
 use crate::purse::{Holders, Purse};
 use crate::roster::{Observer, Observers};
 use crate::store::{Members, Shard};
@@ -57,10 +58,13 @@ pub struct Index<D: Domain> {
     pub(crate) shards: Box<[CachePadded<Mutex<Shard<D>>>]>,
     hasher: RandomState,
     /// The next handle: unique among all indexes that share it, ascending. Relaxed suffices: each use is an
-    /// atomic increment or, under a bag's lock, a load that the lock orders after the increments made under it.
+    /// atomic increment or, while the trie is locked for writing, a load that this lock orders after the increments of its
+    /// turns.
     handles: Arc<AtomicU64>,
     /// See [`Index::with_sorted_max`].
     sorted_max: usize,
+    /// See [`Index::with_stripes`].
+    pub(crate) due: Due,
 }
 
 /// What an index holds: counts, each zero in an empty one.
@@ -133,6 +137,7 @@ impl<D: Domain> Index<D> {
             hasher: RandomState::default(),
             handles,
             sorted_max: SORTED_MAX,
+            due: Due::default(),
         }
     }
 
@@ -140,6 +145,13 @@ impl<D: Domain> Index<D> {
     /// are long), in their total order, instead of by a [`crate::Replay`].
     pub fn with_sorted_max(mut self, lists_max: usize) -> Index<D> {
         self.sorted_max = lists_max;
+        self
+    }
+
+    /// Other bounds from which on a group's bag is divided into stripes, each with a lock of its own: when threads have
+    /// waited for it so often, or it has so many captures lists. With a 0 all bags are from the start.
+    pub fn with_stripes(mut self, waits: u32, lists: usize) -> Index<D> {
+        self.due = Due { waits, lists };
         self
     }
 
@@ -388,16 +400,18 @@ impl<D: Domain> Writer<'_, D> {
         holders.join(payer.holder(), &payer);
         let subscription = Subscription { group: group.clone(), observer, domain, holders };
         self.state.subscriptions.insert(address, subscription);
-        let mut bag = group.bag.lock();
-        debug_assert!(bag.filling.is_none(), "the caller advances what it prepared to the end");
-        if crate::build::is_small(&bag, self.index.sorted_max) {
-            crate::build::sorted(&bag, &group.reading(), scratch, |handle, captures, from| {
+        debug_assert!(group.bag.filling().is_none(), "the caller advances what it prepared to the end");
+        let mut parts = group.bag.lock_all();
+        if crate::build::is_small(&parts, self.index.sorted_max) {
+            crate::build::sorted(&parts, &group.reading(), scratch, |handle, captures, from| {
                 sink.assert(&endpoint, handle, captures, from);
             });
         } else {
-            bag.begin_replay(observer, self.index.handles.load(Ordering::Relaxed));
+            // No turn gives out handles meanwhile, in any part.
+            let since = self.index.handles.load(Ordering::Relaxed);
+            parts.iter_mut().for_each(|bag| bag.begin_replay(observer, since));
             // The sink may pull at once, which takes the bag's lock.
-            drop(bag);
+            drop(parts);
             sink.replay(&endpoint, crate::Replay { group: group.clone(), observer });
         }
         self.state.trie.join(&group, Observer { id: observer, endpoint, payer });
@@ -427,18 +441,17 @@ impl<D: Domain> Writer<'_, D> {
         let (gone, skeleton) = self.state.trie.leave(&group, Some(observer), (domain, holders.answering()));
         self.forget_members(skeleton, &group.members_purse);
         let Some(gone) = gone else { return };
-        let mut bag = group.bag.lock();
-        if !gone.endpoint.is_gone() {
-            let reading = group.reading();
-            for (slot, handle, from) in bag.iter() {
+        let (reading, is_told) = (group.reading(), !gone.endpoint.is_gone());
+        for part in group.bag.each() {
+            let mut bag = part.lock();
+            for (slot, handle, from) in bag.iter().filter(|_| is_told) {
                 if bag.was_told(observer, slot, handle) {
                     let captures = reading.captures_of(from, &mut scratch.rescan_bag);
                     sink.retract(&gone.endpoint, handle, &captures, from);
                 }
             }
+            bag.end_replay(observer);
         }
-        bag.end_replay(observer);
-        drop(bag);
         self.ended.push(Ended::Group(group));
     }
 

@@ -8,7 +8,8 @@
 //!   values; `key`: their constants.
 //! - `trie`: skeletons by shape; `edge`: its edges; `roster`: the observers at each skeleton.
 //! - `store`: the assertions, in shards.
-//! - `bag`: which captures lists a group of observers has been told of; `purse`: who pays for them.
+//! - `bag`: which captures lists a group of observers has been told of; `parts`: bags in stripes; `purse`: who pays
+//!   for them.
 //! - `table`, `slots`: containers that never move much at once.
 //! - `commit`: turns, which lock what they touch and take effect whole.
 //!
@@ -25,8 +26,9 @@
 //! # Locks, in the order in which they are taken
 //! 1. the trie (shared by ordinary turns, exclusive to turns that subscribe or unsubscribe);
 //! 2. the store's shards that the turn touches, ascending;
-//! 3. the bags of the groups it changes, by ascending id. A bag belongs to a pattern, not to a shard, so equal
-//!    captures of values in different shards meet in one place;
+//! 3. the bags of the groups it changes, or those stripes of them that its captures lists are in, by ascending id and
+//!    number. A bag belongs to a pattern, not to a shard, so equal captures of values in different shards meet in one
+//!    place;
 //! 4. a purse, for counting alone; or whatever [`Sink::publish`] takes: it is called while 1 to 3 are held, so what observers are sent is in the
 //!    order of the changes.
 //!
@@ -40,6 +42,7 @@ mod commit;
 mod edge;
 mod find;
 mod key;
+mod parts;
 pub mod pattern;
 mod plan;
 mod purse;
@@ -101,7 +104,19 @@ impl<D: Domain> Replay<D> {
         tell: &mut dyn FnMut(u64, &Stored<D>, &Captures<'_>) -> bool,
     ) -> bool {
         let reading = self.group.reading();
-        self.group.bag.lock().continue_replay(&reading, self.observer, slots_max, &mut scratch.rescan, tell)
+        let mut budget = slots_max;
+        let parts = self.group.bag.each();
+        parts.iter().any(|part| {
+            // What is after the part at which it stopped may be nothing; it is seen next time.
+            budget == 0
+                || part.lock().continue_replay(
+                    &reading,
+                    self.observer,
+                    &mut budget,
+                    &mut scratch.rescan,
+                    tell,
+                )
+        })
     }
 }
 

@@ -10,18 +10,26 @@ struct Chunk<T> {
     items: Vec<T>,
 }
 
+impl<T> Default for Chunk<T> {
+    fn default() -> Self {
+        Chunk { live: 0, items: Vec::new() }
+    }
+}
+
 /// See the module's head. What is taken out of a place is replaced by a default.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
-    chunks: Vec<Chunk<T>>,
-    /// Chunks with room, each once.
+    /// Here, not behind a pointer: threads that change a few places in turn fetch their cache lines from each other.
+    first: Chunk<T>,
+    more: Vec<Chunk<T>>,
+    /// Chunks but the first with room, each once.
     roomy: Vec<u32>,
     len: usize,
 }
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Slots { chunks: Vec::new(), roomy: Vec::new(), len: 0 }
+        Slots { first: Chunk::default(), more: Vec::new(), roomy: Vec::new(), len: 0 }
     }
 }
 
@@ -33,21 +41,22 @@ impl<T: Default> Slots<T> {
 
     /// One past the last place that may be taken.
     pub(crate) fn end(&self) -> u32 {
-        self.chunks.len() as u32 * CHUNK
+        (1 + self.more.len()) as u32 * CHUNK
     }
 
     /// Takes a place.
     pub(crate) fn insert(&mut self, item: T) -> u32 {
         let number = match self.roomy.last() {
+            _ if self.first.live != u64::MAX => 0,
             Some(number) => *number,
             None => {
-                let number = self.chunks.len() as u32;
-                self.chunks.push(Chunk { live: 0, items: Vec::new() });
+                self.more.push(Chunk::default());
+                let number = self.more.len() as u32;
                 self.roomy.push(number);
                 number
             }
         };
-        let chunk = &mut self.chunks[number as usize];
+        let chunk = if number == 0 { &mut self.first } else { &mut self.more[number as usize - 1] };
         let at = (!chunk.live).trailing_zeros();
         // Places are taken from the first on, so the first free one is in use already or the next.
         match chunk.items.get_mut(at as usize) {
@@ -55,17 +64,27 @@ impl<T: Default> Slots<T> {
             None => chunk.items.push(item),
         }
         chunk.live |= 1 << at;
-        if chunk.live == u64::MAX {
+        if chunk.live == u64::MAX && number > 0 {
             self.roomy.pop();
         }
         self.len += 1;
         number * CHUNK + at
     }
 
+    #[inline]
+    fn chunk(&self, number: u32) -> Option<&Chunk<T>> {
+        if number == 0 { Some(&self.first) } else { self.more.get(number as usize - 1) }
+    }
+
+    #[inline]
+    fn chunk_mut(&mut self, number: u32) -> Option<&mut Chunk<T>> {
+        if number == 0 { Some(&mut self.first) } else { self.more.get_mut(number as usize - 1) }
+    }
+
     /// What is in a place.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
-        let chunk = self.chunks.get((slot / CHUNK) as usize)?;
+        let chunk = self.chunk(slot / CHUNK)?;
         if chunk.live >> (slot % CHUNK) & 1 == 0 {
             return None;
         }
@@ -74,7 +93,7 @@ impl<T: Default> Slots<T> {
 
     /// The same, to change.
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
-        let chunk = self.chunks.get_mut((slot / CHUNK) as usize)?;
+        let chunk = self.chunk_mut(slot / CHUNK)?;
         if chunk.live >> (slot % CHUNK) & 1 == 0 {
             return None;
         }
@@ -85,13 +104,14 @@ impl<T: Default> Slots<T> {
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
         let item = std::mem::take(self.get_mut(slot)?);
         let number = slot / CHUNK;
-        let chunk = &mut self.chunks[number as usize];
-        if chunk.live == u64::MAX {
-            self.roomy.push(number);
-        }
+        let chunk = self.chunk_mut(number)?;
+        let was_full = chunk.live == u64::MAX;
         chunk.live &= !(1 << (slot % CHUNK));
         if chunk.live == 0 {
             chunk.items = Vec::new();
+        }
+        if was_full && number > 0 {
+            self.roomy.push(number);
         }
         self.len -= 1;
         if self.len == 0 {
@@ -105,7 +125,7 @@ impl<T: Default> Slots<T> {
         let mut number = from / CHUNK;
         let mut mask = u64::MAX << (from % CHUNK);
         let mut looked = 0;
-        while let Some(chunk) = self.chunks.get(number as usize) {
+        while let Some(chunk) = self.chunk(number) {
             looked += 1;
             let live = chunk.live & mask;
             if live != 0 {
@@ -143,7 +163,7 @@ mod tests {
         }
         assert_eq!(slots.iter().map(|(slot, _)| slot).collect::<Vec<_>>(), [0, 9_999]);
         assert_eq!(slots.next(1), (Some(9_999), 10_000 / 64 + 1));
-        assert_eq!(slots.chunks.iter().filter(|c| c.items.capacity() > 0).count(), 2);
+        assert_eq!(slots.more.iter().chain([&slots.first]).filter(|c| c.items.capacity() > 0).count(), 2);
         for n in 0..9_998 {
             slots.insert(n);
         }
@@ -152,6 +172,6 @@ mod tests {
         for slot in all {
             slots.remove(slot);
         }
-        assert_eq!((slots.len(), slots.chunks.capacity()), (0, 0));
+        assert_eq!((slots.len(), slots.first.items.capacity() + slots.more.capacity()), (0, 0));
     }
 }

@@ -12,13 +12,15 @@ const ENTRIES_MAX: usize = 448;
 /// See the module's head. Whoever uses it tells the hash of an entry, so that entries need not hold it.
 #[derive(Debug)]
 pub(crate) struct Table<E> {
-    segments: Vec<HashTable<E>>,
+    /// Here, not behind a pointer: threads that change a small table in turn fetch its cache lines from each other.
+    first: HashTable<E>,
+    more: Vec<HashTable<E>>,
     len: usize,
 }
 
 impl<E> Default for Table<E> {
     fn default() -> Self {
-        Table { segments: Vec::new(), len: 0 }
+        Table { first: HashTable::new(), more: Vec::new(), len: 0 }
     }
 }
 
@@ -53,22 +55,32 @@ impl<E: Copy> Table<E> {
         self.len == 0
     }
 
+    /// How many segments there are.
+    fn segments(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    #[inline]
+    fn segment(&self, number: usize) -> &HashTable<E> {
+        if number == 0 { &self.first } else { &self.more[number - 1] }
+    }
+
+    #[inline]
+    fn segment_mut(&mut self, number: usize) -> &mut HashTable<E> {
+        if number == 0 { &mut self.first } else { &mut self.more[number - 1] }
+    }
+
     /// The entry with this hash that is `same`; others with that hash or another may be asked about.
     #[inline]
     pub(crate) fn find(&self, hash: u32, same: impl FnMut(&E) -> bool) -> Option<E> {
-        if self.segments.is_empty() {
-            return None;
-        }
         let spread = spread(hash);
-        self.segments[segment_of(spread, self.segments.len())].find(spread, same).copied()
+        self.segment(segment_of(spread, self.segments())).find(spread, same).copied()
     }
 
     /// Puts an entry with the same hash in the place of one.
     pub(crate) fn replace(&mut self, hash: u32, same: impl FnMut(&E) -> bool, by: E) {
-        let (spread, count) = (spread(hash), self.segments.len());
-        if let Some(segment) = self.segments.get_mut(segment_of(spread, count.max(1)))
-            && let Some(entry) = segment.find_mut(spread, same)
-        {
+        let spread = spread(hash);
+        if let Some(entry) = self.segment_mut(segment_of(spread, self.segments())).find_mut(spread, same) {
             *entry = by;
         }
     }
@@ -76,12 +88,11 @@ impl<E: Copy> Table<E> {
     /// Adds an entry that is not there.
     pub(crate) fn insert(&mut self, hash: u32, entry: E, hash_of: impl Fn(&E) -> u32) {
         let respread = |e: &E| spread(hash_of(e));
-        if self.len >= self.segments.len() * ENTRIES_MAX {
+        if self.len >= self.segments() * ENTRIES_MAX {
             self.split(&respread);
         }
         let spread = spread(hash);
-        let segment = segment_of(spread, self.segments.len());
-        self.segments[segment].insert_unique(spread, entry, respread);
+        self.segment_mut(segment_of(spread, self.segments())).insert_unique(spread, entry, respread);
         self.len += 1;
     }
 
@@ -92,19 +103,15 @@ impl<E: Copy> Table<E> {
         same: impl FnMut(&E) -> bool,
         hash_of: impl Fn(&E) -> u32,
     ) -> Option<E> {
-        if self.segments.is_empty() {
-            return None;
-        }
         let respread = |e: &E| spread(hash_of(e));
         let spread = spread(hash);
-        let number = segment_of(spread, self.segments.len());
-        let segment = &mut self.segments[number];
+        let segment = self.segment_mut(segment_of(spread, self.segments()));
         let (entry, _) = segment.find_entry(spread, same).ok()?.remove();
-        self.len -= 1;
         if segment.capacity() > 64 && segment.len() < segment.capacity() / 8 {
             segment.shrink_to(segment.len() * 2, respread);
         }
-        if self.len < self.segments.len() * ENTRIES_MAX / 4 {
+        self.len -= 1;
+        if self.len < self.segments() * ENTRIES_MAX / 4 {
             self.join(&respread);
         }
         Some(entry)
@@ -112,27 +119,22 @@ impl<E: Copy> Table<E> {
 
     /// One more segment.
     fn split(&mut self, respread: &impl Fn(&E) -> u64) {
-        let count = self.segments.len() + 1;
-        self.segments.push(HashTable::new());
-        if count == 1 {
-            return;
-        }
-        for entry in std::mem::take(&mut self.segments[sibling(count - 1)]) {
+        self.more.push(HashTable::new());
+        let count = self.segments();
+        for entry in std::mem::take(self.segment_mut(sibling(count - 1))) {
             let spread = respread(&entry);
-            self.segments[segment_of(spread, count)].insert_unique(spread, entry, respread);
+            self.segment_mut(segment_of(spread, count)).insert_unique(spread, entry, respread);
         }
     }
 
     /// One segment fewer.
     fn join(&mut self, respread: &impl Fn(&E) -> u64) {
         if self.len == 0 {
-            self.segments = Vec::new();
-        } else if self.segments.len() > 1
-            && let Some(last) = self.segments.pop()
-        {
-            let into = sibling(self.segments.len());
+            (self.first, self.more) = (HashTable::new(), Vec::new());
+        } else if let Some(last) = self.more.pop() {
+            let into = sibling(self.segments());
             for entry in last {
-                self.segments[into].insert_unique(respread(&entry), entry, respread);
+                self.segment_mut(into).insert_unique(respread(&entry), entry, respread);
             }
         }
     }
@@ -155,7 +157,7 @@ mod tests {
         let hash_of = |n: &u32| hash(*n);
         for n in 0..COUNT {
             table.insert(hash(n), n, hash_of);
-            let largest = table.segments.iter().map(HashTable::len).max();
+            let largest = (0..table.segments()).map(|at| table.segment(at).len()).max();
             assert!(largest < Some(3 * ENTRIES_MAX), "{largest:?} entries to be moved at once");
         }
         assert!((0..COUNT).all(|n| table.find(hash(n), |e| *e == n) == Some(n)));
@@ -167,7 +169,7 @@ mod tests {
                 assert!((n + 1..COUNT).all(|n| table.find(hash(n), |e| *e == n) == Some(n)));
             }
         }
-        assert!(table.is_empty() && table.segments.capacity() == 0);
+        assert!(table.is_empty() && table.first.capacity() + table.more.capacity() == 0);
     }
 
     #[test]

@@ -16,7 +16,6 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crossbeam::utils::CachePadded;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as TableEntry;
@@ -24,11 +23,12 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use staunch_protocols::wire::View;
 
-use crate::bag::{Bag, Reading};
+use crate::bag::Reading;
 use crate::commit::Usage;
 use crate::edge::Edge;
 use crate::find::{Finder, resolve};
 use crate::key::{key_of_pattern, long_constants};
+use crate::parts::Parts;
 use crate::pattern::{Loc, Pattern, Shape, Step};
 use crate::plan::Plan;
 use crate::purse::Purse;
@@ -64,8 +64,7 @@ pub struct Group<D: Domain> {
     lane: u32,
     /// Where its entry stands in its bucket. Written and read under the trie's lock.
     at: AtomicU32,
-    /// Padded: threads that assert what different patterns see must not share a cache line for it.
-    pub(crate) bag: CachePadded<Mutex<Bag<D>>>,
+    pub(crate) bag: Parts<D>,
     /// Who pays for the bag.
     pub(crate) purse: Purse<D>,
     /// Who pays for the skeleton's members.
@@ -201,7 +200,7 @@ impl<D: Domain> Trie<D> {
             skeletons: self.skeletons.len(),
             nodes: self.nodes.len() - 1 - self.free.len(),
             groups: groups().count(),
-            lists: groups().map(|group| group.bag.lock().len()).sum(),
+            lists: groups().flat_map(|group| group.bag.lock_all()).map(|bag| bag.len()).sum(),
             ..Usage::default()
         }
     }
@@ -368,7 +367,7 @@ impl<D: Domain> Trie<D> {
             plan: Plan::new(pattern),
             lane,
             at: AtomicU32::new(entries.len() as u32),
-            bag: CachePadded::default(),
+            bag: Parts::default(),
             purse: Purse::new(payer.clone()),
             members_purse: place.purse.clone(),
         });

@@ -393,8 +393,9 @@ fn accumulate(observer: &Observer) -> BTreeSet<Vec<u8>> {
     held.into_values().collect()
 }
 
-fn history(seed: u64, sorted_max: usize) {
-    let index: Index<Plug> = Index::new(Arc::new(AtomicU64::new(1))).with_sorted_max(sorted_max);
+fn history(seed: u64, sorted_max: usize, (waits, lists): (u32, usize)) {
+    let index: Index<Plug> = Index::new(Arc::new(AtomicU64::new(1)));
+    let index = index.with_sorted_max(sorted_max).with_stripes(waits, lists);
     let numbers = AtomicU64::new(1);
     let barrier = Barrier::new(THREADS as usize);
     let run = |id: u64| {
@@ -454,6 +455,8 @@ fn concurrent_turns_are_whole_and_exact() {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     for round in 0..60 {
         println!("SEED={} fails below, if anything does", seed + round);
-        history(seed + round, if round % 2 == 0 { 512 } else { 3 });
+        // Bags are divided by the way, from the start, or never.
+        let stripes = [(1, 8), (20, usize::MAX), (0, 0), (u32::MAX, usize::MAX)][round as usize / 2 % 4];
+        history(seed + round, if round % 2 == 0 { 512 } else { 3 }, stripes);
     }
 }

@@ -7,6 +7,11 @@ use common::tree::Noise;
 use common::{generate, twin};
 use proptest::prelude::*;
 
+/// From how many lists on bags are divided: from the start, in the middle of a history, or never.
+fn stripes() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(0), 1usize..8, Just(usize::MAX)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -25,15 +30,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn histories_agree_with_the_twin(mut noise in Noise::any(1200), steps in 1usize..60) {
-        let mut driver = Driver::new(512);
+    fn histories_agree_with_the_twin(mut noise in Noise::any(1200), steps in 1usize..60, striped_from in stripes()) {
+        let mut driver = Driver::new(512, striped_from);
         (0..steps).for_each(|_| driver.step(&mut noise));
         driver.finish();
     }
 
     #[test]
-    fn histories_with_replays_agree_with_the_twin(mut noise in Noise::any(1200), steps in 1usize..60) {
-        let mut driver = Driver::new(2);
+    fn histories_with_replays_agree_with_the_twin(mut noise in Noise::any(1200), steps in 1usize..60, striped_from in stripes()) {
+        let mut driver = Driver::new(2, striped_from);
         (0..steps).for_each(|_| driver.step(&mut noise));
         driver.finish();
     }

@@ -36,6 +36,7 @@ enum Expected {
 pub struct Driver {
     index: Index<Plug>,
     sorted_max: usize,
+    is_striped: bool,
     twin: Twin,
     scratch: Scratch,
     /// With the numbers of those who placed them.
@@ -63,11 +64,14 @@ fn domain_of(observer: &Tree) -> u64 {
 }
 
 impl Driver {
-    /// Observers of more than `sorted_max` lists get replays.
-    pub fn new(sorted_max: usize) -> Driver {
+    /// Observers of more than `sorted_max` lists get replays; bags of `striped_from` lists are divided.
+    pub fn new(sorted_max: usize, striped_from: usize) -> Driver {
         Driver {
-            index: Index::new(Arc::new(AtomicU64::new(1))).with_sorted_max(sorted_max),
+            index: Index::new(Arc::new(AtomicU64::new(1)))
+                .with_sorted_max(sorted_max)
+                .with_stripes(u32::MAX, striped_from),
             sorted_max,
+            is_striped: striped_from < usize::MAX,
             twin: Twin::default(),
             scratch: Scratch::default(),
             placed: Vec::new(),
@@ -419,8 +423,9 @@ impl Driver {
         assert!(usage.lists <= seen.iter().sum() || !self.waiting.is_empty());
         let paid: u64 = self.payers.iter().map(Pays::lists).sum();
         let least = usage.lists + usage.members / 4;
-        // So few go in steps of 8; and some lists have no assertion to lie in.
-        let most = least + 17 * (usage.groups + usage.member_sets) + usage.lists * 200;
+        // So few go in steps of 8; and some lists have no assertion to lie in. A bag in stripes pays for 16 of them.
+        let bag = if self.is_striped { 16 * (8 + 17) } else { 17 };
+        let most = least + bag * usage.groups + 17 * usage.member_sets + usage.lists * 200;
         assert!(least as u64 <= paid && paid <= most as u64, "{least} <= {paid} <= {most}");
         for payer in &self.payers {
             let observes = self
