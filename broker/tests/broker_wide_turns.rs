@@ -254,9 +254,10 @@ fn what_a_dataspace_multiplies_in_its_own_turns_has_a_bound() {
     let (debt_max, fan_out_max) = (64 << 10, 1 << 20);
     let (server, address) = start(Config { workers: 2, debt_max, fan_out_max, ..Config::default() });
     let mut client = Client::tcp(address).resolved();
-    client.send("[[1 <A <Observe <bind <bind <_>>> #:[1 1]> 10>]]");
+    // Sequences, which captures lists are, and the observation itself is not.
+    client.send("[[1 <A <Observe <bind <bind <group <arr> {}>>> #:[1 1]> 10>]]");
     client.sync();
-    client.send_anyway(&bytes(&format!("[{}]", format!("[1 <M \"{}\">]", "x".repeat(100)).repeat(256))));
+    client.send_anyway(&bytes(&format!("[{}]", format!("[1 <M [\"{}\"]>]", "x".repeat(100)).repeat(256))));
     let mut owed_most = 0;
     until("whoever observes so ends", || {
         owed_most = owed_most.max(server.total_debt());

@@ -59,6 +59,8 @@ struct Rig {
     folder: TempDir,
     tcp: SocketAddr,
     bystander: Peer,
+    /// Of the principal of those who come by Unix sockets: what is counted as that one's is forgotten when nobody is left.
+    _anchor: Peer,
     /// Which round of its it is.
     round: u64,
     /// How many scripts have run.
@@ -106,8 +108,11 @@ impl Rig {
         let server = Server::start_dev(&config).unwrap();
         let tcp = server.tcp_addresses()[0];
         let bystander = Peer::new(connect_from([127, 0, 0, 2], tcp));
+        let (anchor, theirs) = Stream::pair().unwrap();
+        server.adopt(theirs, "anchor").unwrap();
         let mut rig = Rig {
             server,
+            _anchor: Peer::new(anchor),
             folder,
             tcp,
             bystander,
@@ -307,7 +312,7 @@ impl Rig {
             self.round();
             let server = &self.server;
             let found = (server.connections(), server.total_debt(), server.index_counts());
-            if found == (1, 0, self.idle_counts) && self.bystander.told.live.len() == self.idle_told {
+            if found == (2, 0, self.idle_counts) && self.bystander.told.live.len() == self.idle_told {
                 break;
             }
             assert!(waits < WAITS_MAX, "left behind: {found:?}, {:02x?}", self.bystander.told.live);
