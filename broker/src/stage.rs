@@ -435,6 +435,14 @@ impl Stage {
             self.ends.push((by.session, Failure::Multiplied(self.fan_out_max)));
             return;
         }
+        // No outbox bounds what dataspaces make of each other's turns. An author's own turns leave it owing this much at
+        // most; what it owes beyond that, such observations have made of them.
+        let owed_max = account.limit().saturating_add(self.fan_out_max);
+        if self.hops > 0 && account.debt() > owed_max && !matches!(event, LocalEvent::Retract(_)) {
+            self.local_cost -= cost;
+            self.ends.push((by.session, Failure::MultipliedOver(owed_max)));
+            return;
+        }
         let loan = Loan::charge(&account, cost);
         self.local.push((to.clone(), Delivery { event, by, loan, hops: self.hops + 1 }));
     }

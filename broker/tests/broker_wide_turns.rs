@@ -246,3 +246,29 @@ fn captures_within_each_other_have_a_bound() {
         }
     }
 }
+
+/// A dataspace that observes itself doubles what it is told with each hop: of all that one turn sets going so, together, no
+/// more waits than one turn may come to.
+#[test]
+fn what_a_dataspace_multiplies_in_its_own_turns_has_a_bound() {
+    let (debt_max, fan_out_max) = (64 << 10, 1 << 20);
+    let (server, address) = start(Config { workers: 2, debt_max, fan_out_max, ..Config::default() });
+    let mut client = Client::tcp(address).resolved();
+    // Sequences, which captures lists are, and the observation itself is not.
+    client.send("[[1 <A <Observe <bind <bind <group <arr> {}>>> #:[1 1]> 10>]]");
+    client.sync();
+    client.send_anyway(&bytes(&format!("[{}]", format!("[1 <M [\"{}\"]>]", "x".repeat(100)).repeat(256))));
+    let mut owed_most = 0;
+    until("whoever observes so ends", || {
+        owed_most = owed_most.max(server.total_debt());
+        server.connections() == 0 || matches!(client.next_within(std::time::Duration::ZERO), Came::Error(_))
+    });
+    drop(client);
+    until("all is repaid", || {
+        owed_most = owed_most.max(server.total_debt());
+        server.total_debt() == 0 && server.index_counts() == (0, 0, 0)
+    });
+    // What its own turn came to, and what the last event became.
+    assert!(owed_most <= debt_max + 2 * fan_out_max, "{owed_most} was owed");
+    server.audit().unwrap();
+}

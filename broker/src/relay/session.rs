@@ -83,6 +83,10 @@ pub(crate) enum Failure {
     Multiplied(u64),
     #[error("Observations that multiply what others send: one turn would have come to more than {0} events")]
     MultipliedEvents(u64),
+    #[error(
+        "Observations by dataspaces that multiply what others send: more than {0} bytes of one author's at a time"
+    )]
+    MultipliedOver(u64),
     #[error("Observations behind caveats that take too long for the time of those who send")]
     CostlyCaveats,
     #[error("What one turn's values take to pass through caveats is too much; send it in parts")]

@@ -12,6 +12,37 @@ use super::tree::{Noise, Tree};
 use super::twin::{self, Pat, Twin};
 use super::{Event, Pays, Plug, Recorder, To, generate, list, scanned};
 
+/// Of an index's store.
+const SHARDS: usize = 32;
+
+/// Where a history's decisions and values come from.
+pub trait Source {
+    /// A number below `n`, which is at most 256.
+    fn below(&mut self, n: usize) -> usize;
+    /// What is asserted, or sent.
+    fn value(&mut self) -> Tree;
+    /// What subscribes somebody, more often than not.
+    fn observe(&mut self) -> Tree;
+
+    /// True once in `n` times.
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == n - 1
+    }
+}
+
+/// Values that meet often.
+impl Source for Noise {
+    fn below(&mut self, n: usize) -> usize {
+        Noise::below(self, n)
+    }
+    fn value(&mut self) -> Tree {
+        generate::value(self, 2)
+    }
+    fn observe(&mut self) -> Tree {
+        generate::observe(self)
+    }
+}
+
 /// What a turn is to do.
 enum Planned {
     Assert(Tree, Option<Prepared<Plug>>),
@@ -50,6 +81,8 @@ pub struct Driver {
     replays: Vec<(u64, Replay<Plug>)>,
     /// Canonical bytes of each Observe: its place here is the observer's number.
     observes: Vec<Vec<u8>>,
+    /// How many assertions there have been.
+    asserted: usize,
     /// Held by all that the index keeps for us.
     token: Arc<()>,
 }
@@ -81,6 +114,7 @@ impl Driver {
             told: BTreeMap::new(),
             replays: Vec::new(),
             observes: Vec::new(),
+            asserted: 0,
             token: Arc::new(()),
         }
     }
@@ -101,61 +135,66 @@ impl Driver {
         let expected = twin::observe(observe);
         assert_eq!(compiled.is_some(), expected.is_some(), "{observe:?}");
         let (pattern, _) = compiled?;
-        let domain = domain_of(&expected?.1);
+        let (expected, observer) = expected?;
+        assert_eq!(pattern.captures_nested(), expected.binds_nested(), "{observe:?}");
+        let domain = domain_of(&observer);
         let token = self.token.clone();
         let payer = self.payers[self.holder as usize].clone();
         self.index.prepare::<()>(&pattern, domain, payer, || Ok(token)).ok()
     }
 
     /// One step of a history.
-    pub fn step(&mut self, noise: &mut Noise) {
-        self.holder = noise.below(3) as u64;
-        match noise.below(10) {
+    pub fn step(&mut self, source: &mut impl Source) {
+        self.holder = source.below(3) as u64;
+        match source.below(10) {
             0..=5 => {
-                let plan = self.plan(noise);
-                self.turn(plan, noise.one_in(4));
+                let plan = self.plan(source);
+                self.turn(plan, source.one_in(4));
             }
             6 => {
-                let observe = generate::observe(noise);
+                let observe = source.observe();
                 if let Some(prepared) = self.prepare(&observe) {
                     self.waiting.push((prepared, observe, self.holder));
                 }
             }
             7 if !self.waiting.is_empty() => {
-                let at = noise.below(self.waiting.len());
-                let budget = noise.below(4);
+                let at = source.below(self.waiting.len());
+                let budget = source.below(4);
                 self.index.advance(&self.waiting[at].0, budget, &mut self.scratch).unwrap();
             }
             8 if !self.waiting.is_empty() => {
-                let (prepared, observe, holder) = self.waiting.swap_remove(noise.below(self.waiting.len()));
+                let (prepared, observe, holder) = self.waiting.swap_remove(source.below(self.waiting.len()));
                 self.holder = holder;
-                if noise.one_in(2) {
+                if source.one_in(2) {
                     self.index.write().cancel(prepared);
                 } else {
-                    while !self.index.advance(&prepared, 1 + noise.below(9), &mut self.scratch).unwrap() {}
+                    self.complete(&prepared, 1 + source.below(9));
                     self.turn(vec![Planned::Assert(observe, Some(prepared))], true);
                 }
             }
             9 if !self.replays.is_empty() => {
-                let at = noise.below(self.replays.len());
-                self.pull(at, 1 + noise.below(5) as u32, noise.below(4));
+                let at = source.below(self.replays.len());
+                self.pull(at, 1 + source.below(5) as u32, source.below(4));
             }
             _ => {}
         }
     }
 
-    fn plan(&mut self, noise: &mut Noise) -> Vec<Planned> {
+    fn plan(&mut self, source: &mut impl Source) -> Vec<Planned> {
         let mut plan: Vec<Planned> = Vec::new();
-        for _ in 0..1 + noise.below(5) {
-            let next = match noise.below(10) {
-                0..=2 => Planned::Assert(generate::value(noise, 2), None),
+        for _ in 0..1 + source.below(5) {
+            let next = match source.below(10) {
+                0..=2 => {
+                    let value = source.value();
+                    self.planned_assert(value)
+                }
                 3 if !self.placed.is_empty() => {
-                    let again = self.placed[noise.below(self.placed.len())].1.clone();
+                    let again = self.placed[source.below(self.placed.len())].1.clone();
                     self.planned_assert(again)
                 }
                 4 | 5 if self.placed.iter().any(|(.., holder)| *holder == self.holder) => {
                     let own = |at: &usize| self.placed[*at].2 == self.holder;
-                    let from = noise.below(self.placed.len());
+                    let from = source.below(self.placed.len());
                     let Some(at) = (from..self.placed.len()).chain(0..from).find(own) else { continue };
                     let (stored, tree, _) = self.placed.swap_remove(at);
                     Planned::Retract(stored, tree)
@@ -171,10 +210,10 @@ impl Driver {
                         None => continue,
                     }
                 }
-                7 => Planned::Message(generate::value(noise, 2)),
-                8 => Planned::Message(generate::observe(noise)),
+                7 => Planned::Message(source.value()),
+                8 => Planned::Message(source.observe()),
                 _ => {
-                    let observe = generate::observe(noise);
+                    let observe = source.observe();
                     self.planned_assert(observe)
                 }
             };
@@ -183,10 +222,22 @@ impl Driver {
         plan
     }
 
+    /// Works on what a place lacks until it is ready: two passes over what was ever stored, in steps of `budget`.
+    fn complete(&mut self, prepared: &Prepared<Plug>, budget: usize) {
+        // Each shard is a step at least, in both.
+        let steps_max = 2 * (self.asserted + SHARDS);
+        for _ in 0..=steps_max {
+            if self.index.advance(prepared, budget, &mut self.scratch).unwrap() {
+                return;
+            }
+        }
+        panic!("not ready after {steps_max} steps of {budget} for {} values", self.asserted);
+    }
+
     fn planned_assert(&mut self, tree: Tree) -> Planned {
         let prepared = self.prepare(&tree);
         if let Some(prepared) = &prepared {
-            while !self.index.advance(prepared, 2, &mut self.scratch).unwrap() {}
+            self.complete(prepared, 2);
         }
         Planned::Assert(tree, prepared)
     }
@@ -241,6 +292,7 @@ impl Driver {
         let mut placed = placed.into_iter();
         for (at, planned) in plan.iter().enumerate() {
             let Planned::Assert(tree, _) = planned else { continue };
+            self.asserted += 1;
             let stored = placed.next().expect("each assertion is stored");
             assert_eq!(stored.bytes(), tree.canonical());
             if !plan.iter().any(|p| matches!(p, Planned::RetractSame(of) if *of == at)) {
@@ -408,9 +460,26 @@ impl Driver {
                 assert!(held.into_iter().eq(lists.iter()), "observer {observer} of {pattern:?}");
             }
         }
+        self.check_size();
         self.check_payers();
         assert_eq!(self.index.assertions(), self.twin.distinct());
         assert_eq!(self.index.observers(), self.twin.observers.len());
+    }
+
+    /// What is kept for observers grows with their patterns and with what those pick out, and with nothing else.
+    fn check_size(&self) {
+        let usage = self.index.usage();
+        let waiting =
+            self.waiting.iter().filter_map(|(_, tree, _)| twin::observe(tree).map(|(p, _)| p.parts()));
+        let subscribed = self.twin.observers.iter().map(|(.., pattern)| pattern.parts());
+        let parts: usize = waiting.chain(subscribed).sum();
+        let patterns = self.twin.observers.len() + self.waiting.len();
+        assert!(
+            usage.groups <= patterns && usage.skeletons <= usage.groups,
+            "{usage:?} for {patterns} patterns"
+        );
+        assert!(usage.nodes <= parts, "{usage:?} for patterns of {parts} parts");
+        assert!(usage.members <= usage.assertions * usage.skeletons, "{usage:?}");
     }
 
     /// What is kept is paid for, in steps, and by those who observe.

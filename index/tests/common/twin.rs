@@ -21,6 +21,27 @@ pub enum Kind {
     Dict,
 }
 
+impl Pat {
+    fn inner(&self) -> Vec<&Pat> {
+        match self {
+            Pat::Discard | Pat::Lit(_) => Vec::new(),
+            Pat::Bind(inner) => vec![inner],
+            Pat::Group(_, entries) => entries.iter().map(|(_, part)| part).collect(),
+        }
+    }
+
+    /// How many binds lie within each other at most.
+    pub fn binds_nested(&self) -> usize {
+        let inside = self.inner().into_iter().map(Pat::binds_nested).max().unwrap_or(0);
+        inside + usize::from(matches!(self, Pat::Bind(_)))
+    }
+
+    /// How many patterns it is made of, itself included.
+    pub fn parts(&self) -> usize {
+        1 + self.inner().into_iter().map(Pat::parts).sum::<usize>()
+    }
+}
+
 /// The fields of a record whose label is this symbol.
 fn fields<'a>(tree: &'a Tree, name: &str) -> Option<&'a [Tree]> {
     match tree {

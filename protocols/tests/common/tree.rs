@@ -23,6 +23,11 @@ impl Noise {
         proptest::collection::vec(any::<u8>(), 0..most).prop_map(Noise::new)
     }
 
+    /// Whether all further decisions are 0.
+    pub fn is_used_up(&self) -> bool {
+        self.at >= self.bytes.len()
+    }
+
     /// A number below `n`, which is at most 256.
     pub fn below(&mut self, n: usize) -> usize {
         let byte = self.bytes.get(self.at).copied().unwrap_or(0);

@@ -1,0 +1,7 @@
+//! See `protocols::text`.
+#![no_main]
+
+#[path = "../src/protocols.rs"]
+mod protocols;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| protocols::text(data));

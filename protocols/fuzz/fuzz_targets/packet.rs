@@ -1,7 +1,0 @@
-//! See `targets::packet`.
-#![no_main]
-
-#[path = "../src/targets.rs"]
-mod targets;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::packet(data));

@@ -1,7 +1,0 @@
-//! See `targets::sturdy`.
-#![no_main]
-
-#[path = "../src/targets.rs"]
-mod targets;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::sturdy(data));
