@@ -354,7 +354,8 @@ impl<D: Domain> Index<D> {
         let Some(stored) = stored.filter(|_| group.bag.counts(effect.shard, effect.slot)) else { return };
         let reading = group.reading();
         if effect.kind == Kind::Add {
-            let change = bag.add(&reading, &op.captures, op.hash, stored, rescan, || self.next_handle());
+            let change =
+                bag.add(&reading, &op.captures, op.hash, stored, rescan, |count| self.next_handles(count));
             if let Change::Edge { handle, .. } = change {
                 observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
                 let purse = &group.purse;
