@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 use staunch_protocols::wire::View;
 
@@ -75,6 +75,9 @@ const OPS_MAX: usize = if cfg!(debug_assertions) { 64 } else { 64 << 10 };
 
 /// So many parts of bags are held beyond the turn that took them; one that takes more ends that.
 const HELD_MAX: usize = 16;
+
+/// So often does who waits for a lock look before it yields: for some microseconds at most.
+const SPINS_MAX: u32 = 64;
 
 /// A group whose bag is to change, and the stripe that the list is in or would be in.
 type InStripe<'t, D> = (&'t Arc<Group<D>>, u32);
@@ -157,7 +160,7 @@ impl<'t, D: Domain> Bags<'t, D> {
             if self.position((group.id, number)).is_ok() {
                 continue;
             }
-            let mut part = group.bag.part(number).lock();
+            let mut part = wait_for(group.bag.part(number));
             part.waited = part.waited.saturating_add(u32::from(group.id == busy));
             if group.bag.settle(number, &mut part, &group.purse, due) {
                 self.held.push(((group.id, number), part));
@@ -311,7 +314,7 @@ impl<D: Domain> Index<D> {
         let shard = &self.shards[number as usize];
         shard.try_lock().unwrap_or_else(|| {
             bags.let_go(sink);
-            shard.lock()
+            wait_for(shard)
         })
     }
 
@@ -354,7 +357,8 @@ impl<D: Domain> Index<D> {
         let Some(stored) = stored.filter(|_| group.bag.counts(effect.shard, effect.slot)) else { return };
         let reading = group.reading();
         if effect.kind == Kind::Add {
-            let change = bag.add(&reading, &op.captures, op.hash, stored, rescan, || self.next_handle());
+            let change =
+                bag.add(&reading, &op.captures, op.hash, stored, rescan, |count| self.next_handles(count));
             if let Change::Edge { handle, .. } = change {
                 observers.iter().for_each(|o| sink.assert(&o.endpoint, handle, &op.captures, stored));
                 let purse = &group.purse;
@@ -371,6 +375,21 @@ impl<D: Domain> Index<D> {
             bag.pay_less(&group.purse);
         }
     }
+}
+
+/// Locks what somebody else holds, most likely for less time than it takes to yield. (The lock itself looks three times,
+/// then yields.)
+#[cold]
+fn wait_for<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..SPINS_MAX {
+        std::hint::spin_loop();
+        if !mutex.is_locked()
+            && let Some(guard) = mutex.try_lock()
+        {
+            return guard;
+        }
+    }
+    mutex.lock()
 }
 
 /// The groups whose bags these operations change, and the stripes of the lists.

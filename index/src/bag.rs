@@ -54,6 +54,37 @@ struct Replay {
     since: u64,
 }
 
+/// A stripe takes so many handles at once.
+const HANDLES_AT_ONCE: u32 = 32;
+
+/// Handles that a bag has taken from those of the process and not given out yet. All threads have that one counter's
+/// cache line to fetch from each other; stripes, which are there for threads that would do so all the time, do it for
+/// several handles at once.
+struct Handles {
+    next: u64,
+    end: u64,
+    at_once: u32,
+}
+
+impl Handles {
+    /// The next of them, greater than all before. `take` takes so many from those of the process and tells the first.
+    #[inline]
+    fn next(&mut self, take: impl FnOnce(u64) -> u64) -> u64 {
+        if self.next == self.end {
+            self.next = take(self.at_once.into());
+            self.end = self.next + u64::from(self.at_once);
+        }
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Another bag, which takes from the same, has given this one out. None has been taken yet.
+    fn pass(&mut self, handle: u64) {
+        self.next = self.next.max(handle + 1);
+        self.end = self.next;
+    }
+}
+
 /// See the module's head.
 pub(crate) struct Bag<D: Domain> {
     /// Slots by the hash of their lists.
@@ -62,6 +93,7 @@ pub(crate) struct Bag<D: Domain> {
     /// Of representatives that are lists alone; and of itself, if it is a stripe.
     alone_bytes: u64,
     cover: Cover,
+    handles: Handles,
     /// By observer.
     replays: HashMap<u64, Replay, RandomState>,
     /// How often a thread has found it locked.
@@ -75,6 +107,7 @@ impl<D: Domain> Default for Bag<D> {
             slots: Slots::default(),
             alone_bytes: 0,
             cover: Cover::default(),
+            handles: Handles { next: 0, end: 0, at_once: 1 },
             replays: HashMap::default(),
             waited: 0,
         }
@@ -139,7 +172,8 @@ impl<D: Domain> Bag<D> {
 
     /// An empty stripe (see [`crate::parts`]), which takes so many bytes itself.
     pub(crate) fn stripe(bytes: usize) -> Bag<D> {
-        Bag { alone_bytes: bytes as u64, ..Bag::default() }
+        let handles = Handles { next: 0, end: 0, at_once: HANDLES_AT_ONCE };
+        Bag { alone_bytes: bytes as u64, handles, ..Bag::default() }
     }
 
     /// Whether an observer has yet to be told of something.
@@ -157,6 +191,7 @@ impl<D: Domain> Bag<D> {
             if let Some(alone) = entry.representative.as_ref().filter(|r| r.is_captures()) {
                 bag.alone_bytes += alone.bytes().len() as u64;
             }
+            bag.handles.pass(entry.handle);
             bag.insert(entry);
         }
     }
@@ -170,7 +205,8 @@ impl<D: Domain> Bag<D> {
         slot
     }
 
-    /// Counts one more assertion that gives these captures. `handle` is asked for only if the list is new.
+    /// Counts one more assertion that gives these captures. If the list is new it gets a handle;
+    /// `take` takes so many from those of the process and tells the first.
     pub(crate) fn add(
         &mut self,
         reading: &Reading<'_>,
@@ -178,7 +214,7 @@ impl<D: Domain> Bag<D> {
         hash: u32,
         from: &Stored<D>,
         rescan: &mut Rescan,
-        handle: impl FnOnce() -> u64,
+        take: impl FnOnce(u64) -> u64,
     ) -> Change {
         if let Some(slot) = self.find(reading, captures, hash, None, rescan) {
             if let Some(entry) = self.slots.get_mut(slot) {
@@ -186,7 +222,7 @@ impl<D: Domain> Bag<D> {
             }
             return Change::None;
         }
-        let handle = handle();
+        let handle = self.handles.next(take);
         let list_bytes: usize = captures.iter().map(|c| c.len()).sum();
         let is_apt = from.bytes().len() <= 4 * list_bytes + WASTE_BYTES;
         let representative = if is_apt { from.clone() } else { list_alone(captures, hash, from) };
@@ -251,9 +287,10 @@ impl<D: Domain> Bag<D> {
             || self.replays.get(&observer).is_none_or(|r| slot < r.cursor || handle >= r.since)
     }
 
-    /// Begins to tell an observer of what is there; `since` is the first handle not given out yet.
-    pub(crate) fn begin_replay(&mut self, observer: u64, since: u64) {
-        self.replays.insert(observer, Replay { cursor: 0, since });
+    /// Begins to tell an observer of what is there.
+    pub(crate) fn begin_replay(&mut self, observer: u64) {
+        // The lists that come get handles from here on: those that are left, or others, which are greater.
+        self.replays.insert(observer, Replay { cursor: 0, since: self.handles.next });
     }
 
     /// Forgets an unfinished replay; what it told so far is still known to [`Bag::was_told`]'s caller.
@@ -353,9 +390,9 @@ mod tests {
             let reading = Reading { shape, captures };
             let hash = u32::from(list[list.len() - 1]);
             let change = if is_added {
-                let next = || {
-                    *handles += 1;
-                    *handles
+                let next = |count| {
+                    *handles += count;
+                    *handles + 1 - count
                 };
                 bag.add(&reading, &[list], hash, from, rescan, next)
             } else {
@@ -386,7 +423,7 @@ mod tests {
         let lists: Vec<[u8; 3]> = (0..100).map(|n| [tag::INTEGER, 1, n]).collect();
         let from = stored(3, 1);
         lists.iter().for_each(|list| assert!(firsts.change(list, &from, true)));
-        (0..1000).for_each(|observer| firsts.bag.begin_replay(observer, 101));
+        (0..1000).for_each(|observer| firsts.bag.begin_replay(observer));
         assert!((0..1000).all(|observer| !firsts.bag.was_told(observer, 0, 1)));
         assert!(firsts.bag.was_told(1000, 0, 1) && firsts.bag.was_told(0, 0, 101));
         (0..1000).for_each(|observer| firsts.bag.end_replay(observer));

@@ -182,7 +182,7 @@ impl<D: Domain> Index<D> {
         if group.plan.read(value, stored.bytes(), &registers, finder, &mut captures) {
             let hash = self.hash_captures(&captures);
             let mut bag = group.bag.lock(hash, &group.purse, self.due);
-            bag.add(&group.reading(), &captures, hash, stored, rescan_bag, || self.next_handle());
+            bag.add(&group.reading(), &captures, hash, stored, rescan_bag, |count| self.next_handles(count));
             // advance() looks whether it may be so much.
             bag.pay(&group.purse);
         }

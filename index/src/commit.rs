@@ -57,9 +57,8 @@ pub struct Index<D: Domain> {
     pub(crate) trie: ShardedLock<State<D>>,
     pub(crate) shards: Box<[CachePadded<Mutex<Shard<D>>>]>,
     hasher: RandomState,
-    /// The next handle: unique among all indexes that share it, ascending. Relaxed suffices: each use is an
-    /// atomic increment or, while the trie is locked for writing, a load that this lock orders after the increments of its
-    /// turns.
+    /// The next handle that no bag has taken: unique among all indexes that share it. Relaxed suffices: each use is an
+    /// atomic addition, and what one bag takes ascends, since it does so under its lock.
     handles: Arc<AtomicU64>,
     /// See [`Index::with_sorted_max`].
     sorted_max: usize,
@@ -207,8 +206,9 @@ impl<D: Domain> Index<D> {
         fold(hasher.finish())
     }
 
-    pub(crate) fn next_handle(&self) -> u64 {
-        self.handles.fetch_add(1, Ordering::Relaxed)
+    /// So many handles that nothing else gets; the first of them.
+    pub(crate) fn next_handles(&self, count: u64) -> u64 {
+        self.handles.fetch_add(count, Ordering::Relaxed)
     }
 }
 
@@ -407,9 +407,7 @@ impl<D: Domain> Writer<'_, D> {
                 sink.assert(&endpoint, handle, captures, from);
             });
         } else {
-            // No turn gives out handles meanwhile, in any part.
-            let since = self.index.handles.load(Ordering::Relaxed);
-            parts.iter_mut().for_each(|bag| bag.begin_replay(observer, since));
+            parts.iter_mut().for_each(|bag| bag.begin_replay(observer));
             // The sink may pull at once, which takes the bag's lock.
             drop(parts);
             sink.replay(&endpoint, crate::Replay { group: group.clone(), observer });
