@@ -16,10 +16,11 @@ const STEPS_MAX: usize = 100;
 
 /// A history of turns, observations among them: what observers are told is what the twin says, what the index keeps is
 /// bounded by what is there, and nothing is left at the end. The first byte says how many captures lists an observer is
-/// told of at once, and whether the values are in the bytes that follow, or chosen by them from some that meet often.
+/// told of at once, when bags are divided, and whether the values are in the bytes that follow, or chosen by them from some that meet often.
 pub fn pattern(data: &[u8]) {
     let [choice, bytes @ ..] = data else { return };
-    let mut driver = Driver::new([512, 2, 0][*choice as usize / 2 % 3]);
+    let mut driver =
+        Driver::new([512, 2, 0][*choice as usize / 2 % 3], [usize::MAX, 4, 0][*choice as usize / 6 % 3]);
     if choice % 2 == 0 {
         let mut source = Bytes { bytes };
         run(&mut driver, &mut source, |source| source.bytes.is_empty());

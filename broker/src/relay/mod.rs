@@ -7,8 +7,10 @@
 //!   elsewhere than to dataspaces.
 //! - `weigh`: whether a turn may come to what it would.
 //! - `membrane`: which capabilities each side knows, and for how long.
+//! - `failure`: why sessions end.
 //! - `handles`: what the peer has asserted.
 
+mod failure;
 mod handles;
 mod membrane;
 mod session;
@@ -22,9 +24,10 @@ use staunch_flowctl::Loan;
 use staunch_protocols::packet;
 use staunch_protocols::wire::{Int, tag};
 
+pub(crate) use failure::Failure;
 pub(crate) use membrane::{Membrane, Oids};
 pub(crate) use session::packets::Slice;
-pub(crate) use session::{Failure, Session, SessionConfig};
+pub(crate) use session::{Session, SessionConfig};
 
 use crate::cap::Cap;
 

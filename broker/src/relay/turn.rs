@@ -10,9 +10,10 @@ use staunch_index::pattern::Pattern;
 use staunch_index::{Action, Overdrawn, Prepared, Reader, Stored, looks_like_observe};
 use staunch_protocols::wire::{Int, Scanner, View};
 
+use super::failure::Failure;
 use super::handles::{Held, What};
 use super::membrane::{Membrane, Ref, Refs};
-use super::session::{Failure, Inbound, Session};
+use super::session::{Inbound, Session};
 use super::weigh::{FRAME_BYTES, Heavy, Kind, LIGHT_PAIRS_MAX, Weight};
 use crate::Local;
 use crate::attenuate::Machine;

@@ -16,7 +16,8 @@ use std::sync::atomic::Ordering;
 use staunch_protocols::packet;
 use staunch_system::net::Shutdown;
 
-use super::{Failure, Inbound, Session};
+use super::super::failure::Failure;
+use super::{Inbound, Session};
 use crate::Local;
 use crate::relay::membrane::Remains;
 use crate::schedule::{Outcome, Ready};

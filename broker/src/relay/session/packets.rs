@@ -11,10 +11,11 @@ use staunch_protocols::caveat::{Caveats, Outcome};
 use staunch_protocols::packet::{self, Event, Packet};
 use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, canonicalize, tag};
 
+use super::super::failure::Failure;
 use super::super::turn::Applied;
 use super::super::weigh::{FRAME_BYTES, Heavy, Kind, Light, Weight};
 use super::plain::PlainRun;
-use super::{Failure, Inbound, Session};
+use super::{Inbound, Session};
 use crate::Local;
 use crate::attenuate::LIGHT_WORK_MAX;
 use crate::cap::{Cap, Entity};

@@ -9,10 +9,11 @@ use staunch_index::{Action, Reader, Run, Stored, looks_like_observe};
 use staunch_protocols::packet::{self, Event};
 use staunch_protocols::wire::{Int, View};
 
+use super::super::failure::Failure;
 use super::super::handles::Held;
 use super::super::membrane::Ref;
 use super::packets::MessageTarget;
-use super::{Failure, Inbound, Session};
+use super::{Inbound, Session};
 use crate::cap::Caps;
 use crate::dataspace::Router;
 use crate::stage::{Commit, Stage};

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use staunch_protocols::text::StreamReader;
 
+use super::super::failure::Failure;
 use super::packets::{Step, Syntax};
-use super::{Failure, Inbound, Session};
+use super::{Inbound, Session};
 use crate::Local;
 
 impl Session {

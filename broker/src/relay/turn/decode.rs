@@ -7,9 +7,10 @@ use staunch_index::pattern::Pattern;
 use staunch_protocols::packet::{Event as WireEvent, PacketError, Turn};
 use staunch_protocols::wire::{Int, View, canonicalize, tag};
 
+use super::super::failure::Failure;
 use super::super::handles::{FullHeld, Held, What};
 use super::super::membrane::{ImportError, Membrane, Ref, Refs};
-use super::super::session::{Failure, Inbound, Session};
+use super::super::session::{Inbound, Session};
 use super::{Decoded, Event, OwnValue, Subscribes, Value, dataspace_of};
 use crate::cap::{self, Cap, Caps, Entity, stored_id};
 use crate::limits::Thing;

@@ -7,9 +7,10 @@ use staunch_flowctl::Loan;
 use staunch_protocols::wire::{View, tag};
 
 use super::super::SyncReply;
+use super::super::failure::Failure;
 use super::super::handles::{Held, What};
 use super::super::membrane::Refs;
-use super::super::session::{Failure, Inbound, Session};
+use super::super::session::{Inbound, Session};
 use super::{Event, release, view};
 use crate::Local;
 use crate::attenuate::Asker;

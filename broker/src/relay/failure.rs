@@ -1,0 +1,65 @@
+//! Why sessions end, as their peers are told.
+
+use staunch_protocols::caveat::CaveatError;
+use staunch_protocols::packet::PacketError;
+use staunch_protocols::text::TextError;
+use staunch_protocols::wire::{CanonError, Int, ScanError};
+
+use crate::limits::Exceeded;
+
+/// Why a session ends by this side.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Scan(ScanError),
+    #[error("{0}")]
+    Duplicate(CanonError),
+    #[error("{0}")]
+    Packet(PacketError),
+    #[error("Assertion with duplicate handle {0}")]
+    DuplicateHandle(Int),
+    #[error("Cannot receive transient reference")]
+    TransientReference,
+    #[error("Invalid capability attenuation: {0}")]
+    Caveat(CaveatError),
+    #[error("{0}")]
+    TooMany(Exceeded),
+    #[error("More than {0} kinds of pattern (skeletons) of one principal")]
+    TooManySkeletons(u64),
+    #[error("More than {0} captures lists kept for the observations of one principal")]
+    TooManyCaptures(u64),
+    #[error("{0}")]
+    Peer(String),
+    #[error("What one turn's values became behind caveats takes more than {0} bytes")]
+    TurnTooLarge(usize),
+    #[error("An observation that goes round in circles: what it was told came back to it {0} times")]
+    Loop(u32),
+    #[error("A turn that would come to more than {0} bytes for all who observe it; send it in parts")]
+    TurnTooWide(u64),
+    #[error("A pattern with more than {0} captures within each other")]
+    CapturesNested(usize),
+    #[error("An observation that captures more than {0} bytes of one value")]
+    CapturesTooMuch(usize),
+    #[error("Observations that multiply what others send: one turn came to more than {0} bytes")]
+    Multiplied(u64),
+    #[error("Observations that multiply what others send: one turn would have come to more than {0} events")]
+    MultipliedEvents(u64),
+    #[error(
+        "Observations by dataspaces that multiply what others send: more than {0} bytes of one author's at a time"
+    )]
+    MultipliedOver(u64),
+    #[error("Observations behind caveats that take too long for the time of those who send")]
+    CostlyCaveats,
+    #[error("What one turn's values take to pass through caveats is too much; send it in parts")]
+    TurnTooCostly,
+    #[error("Too much waits for this connection to read it")]
+    Unread,
+    #[error("The broker ends")]
+    BrokerEnds,
+    #[error("A bug in the broker; please report it")]
+    Bug,
+    #[error("text, {0}")]
+    Text(TextError),
+    #[error("No HTTP is spoken here; over TCP, text begins with [ or <")]
+    NoText,
+}
