@@ -81,4 +81,9 @@ impl Task<Local> for Lingering {
             }
         }
     }
+
+    fn panicked(self: Arc<Self>) {
+        // Else nobody would end those that are left.
+        self.timer.set(Duration::from_secs(1));
+    }
 }

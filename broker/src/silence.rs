@@ -161,6 +161,11 @@ impl Task<Local> for Silences {
         }
         Outcome::Again(Ready::WAKE)
     }
+
+    fn panicked(self: Arc<Self>) {
+        // Else nobody would look at those that are left.
+        self.timer.set(Duration::from_secs(1));
+    }
 }
 
 #[cfg(test)]

@@ -435,9 +435,9 @@ impl Stage {
             self.ends.push((by.session, Failure::Multiplied(self.fan_out_max)));
             return;
         }
-        // No outbox bounds what dataspaces make of each other's turns. An author's own turns leave it owing this much at
-        // most; what it owes beyond that, such observations have made of them.
-        let owed_max = account.limit().saturating_add(self.fan_out_max);
+        // No outbox bounds what dataspaces make of each other's turns. An author's own turns leave it owing about this much
+        // at most (a last one goes to peers and to dataspaces); what it owes beyond, such observations have made of them.
+        let owed_max = account.limit().saturating_add(self.fan_out_max.saturating_mul(2));
         if self.hops > 0 && account.debt() > owed_max && !matches!(event, LocalEvent::Retract(_)) {
             self.local_cost -= cost;
             self.ends.push((by.session, Failure::MultipliedOver(owed_max)));
