@@ -231,7 +231,7 @@ fn what_is_kept_for_observers_is_limited() {
     greedy.sync();
     let mut beside = from("127.0.0.2");
     beside.sync();
-    assert_state(&mut author, 1000..3000);
+    assert_state(&mut author, 1000..2500);
     assert_eq!(greedy.ends_with_error(), why);
     drop(greedy);
     // Nobody else has noticed.
