@@ -59,12 +59,14 @@
 //! - `settings`: what new connections get.
 //! - `cap`, `attenuate`: capabilities and their caveats.
 //! - `principals`: what each client's owner holds.
+//! - `alarm`: a timer and the task that it runs.
 //! - `linger`: how long sessions wait for their peers in the end. `silence`: peers that have vanished.
 //! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
 mod accept;
 pub mod admission;
+mod alarm;
 mod attenuate;
 mod cap;
 pub mod client;

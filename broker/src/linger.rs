@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use staunch_system::poll::{Interest, Timer};
 
+use crate::alarm::Alarm;
 use crate::relay::Session;
-use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
+use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
 use crate::{Broker, Local};
 
 /// How long a session that ends by this side waits for its peer to take its last words.
@@ -17,9 +17,7 @@ pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
 /// The sessions that linger, by when they began. All wait equally long, so the first is the next.
 pub(crate) struct Lingering {
-    state: TaskState,
-    timer: Timer,
-    registration: OnceLock<Registration<Local>>,
+    alarm: Alarm,
     waiting: Mutex<VecDeque<(Instant, Weak<Session>)>>,
 }
 
@@ -29,12 +27,7 @@ impl Lingering {
     /// # Errors
     /// When out of descriptors.
     pub(crate) fn new() -> io::Result<Arc<Lingering>> {
-        Ok(Arc::new(Lingering {
-            state: TaskState::new(),
-            timer: Timer::new()?,
-            registration: OnceLock::new(),
-            waiting: Mutex::default(),
-        }))
+        Ok(Arc::new(Lingering { alarm: Alarm::new()?, waiting: Mutex::default() }))
     }
 
     /// Has the workers listen to its timer.
@@ -42,9 +35,7 @@ impl Lingering {
     /// # Errors
     /// When out of kernel memory.
     pub(crate) fn start(self: &Arc<Self>, broker: &Broker) -> io::Result<()> {
-        let registration = broker.scheduler().register_for(&self.timer, self.clone(), Interest::Read)?;
-        let _ = self.registration.set(registration);
-        Ok(())
+        self.alarm.start(self.clone(), broker)
     }
 
     /// Tells a session, in [`LINGER`] from now, that it is overdue.
@@ -61,7 +52,7 @@ impl Lingering {
 
 impl Task<Local> for Lingering {
     fn state(&self) -> &TaskState {
-        &self.state
+        self.alarm.state()
     }
 
     fn run(self: Arc<Self>, _: Ready, _: &mut Worker<Local>) -> Outcome {
@@ -71,7 +62,7 @@ impl Task<Local> for Lingering {
             let Some((due, _)) = waiting.front() else { return Outcome::Idle };
             if *due > now {
                 // Those that have departed meanwhile are passed over when their time comes.
-                self.timer.set(*due - now);
+                self.alarm.set(*due - now);
                 return Outcome::Idle;
             }
             let session = waiting.pop_front().and_then(|(_, session)| session.upgrade());
@@ -83,7 +74,6 @@ impl Task<Local> for Lingering {
     }
 
     fn panicked(self: Arc<Self>) {
-        // Else nobody would end those that are left.
-        self.timer.set(Duration::from_secs(1));
+        self.alarm.set_after_panic();
     }
 }

@@ -339,17 +339,15 @@ impl Outbox {
             if !matches!(state.syntax, Syntax::Binary) {
                 break;
             }
-            if state.is_writing || state.is_blocked || state.queue.is_empty() {
+            if !state.may_write() {
                 flushed = Flushed::Done;
                 break;
             }
             state.is_writing = true;
-            if matches!(state.queue.front(), Some(Segment::Replay(_))) {
+            if let Some(replay) = state.take_replay() {
                 // The replay's place stays taken: nobody else writes until `replayed` is called.
-                if let Some(Segment::Replay(replay)) = state.queue.pop_front() {
-                    flushed = Flushed::Replay(replay);
-                    break;
-                }
+                flushed = Flushed::Replay(replay);
+                break;
             }
             state.edge = false;
             let head = state.head;
@@ -504,6 +502,23 @@ impl State {
         self.inline_bytes = bytes.len();
         self.queue.push_back(Segment::Inline(bytes));
         Some(dropped)
+    }
+
+    /// Whether there is something to write, and nobody writes it or has to wait for room.
+    #[inline]
+    fn may_write(&self) -> bool {
+        !self.is_writing && !self.is_blocked && !self.queue.is_empty()
+    }
+
+    /// Takes the replay that the queue begins with, if it does.
+    #[inline]
+    fn take_replay(&mut self) -> Option<Box<PendingReplay>> {
+        self.queue.pop_front_if(|segment| matches!(segment, Segment::Replay(_))).and_then(|segment| {
+            match segment {
+                Segment::Replay(replay) => Some(replay),
+                _ => None,
+            }
+        })
     }
 
     /// Gives memory back once nothing waits.

@@ -10,15 +10,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use staunch_system::net::Answers;
-use staunch_system::poll::{Interest, Timer};
 
+use crate::alarm::Alarm;
 use crate::relay::Session;
-use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
+use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
 use crate::{Broker, Local};
 
 /// How many questions must have met silence: that one or two, or their answers, are lost is ordinary.
@@ -56,9 +56,7 @@ struct Watched {
 /// The sessions whose peers owe acknowledgements, by when they are looked at: all after equally long, so the first is the
 /// next. (After that has been changed some are late.)
 pub(crate) struct Silences {
-    state: TaskState,
-    timer: Timer,
-    registration: OnceLock<Registration<Local>>,
+    alarm: Alarm,
     watched: Mutex<VecDeque<Watched>>,
 }
 
@@ -68,12 +66,7 @@ impl Silences {
     /// # Errors
     /// When out of descriptors.
     pub(crate) fn new() -> io::Result<Arc<Silences>> {
-        Ok(Arc::new(Silences {
-            state: TaskState::new(),
-            timer: Timer::new()?,
-            registration: OnceLock::new(),
-            watched: Mutex::default(),
-        }))
+        Ok(Arc::new(Silences { alarm: Alarm::new()?, watched: Mutex::default() }))
     }
 
     /// Has the workers listen to its timer.
@@ -81,9 +74,7 @@ impl Silences {
     /// # Errors
     /// When out of kernel memory.
     pub(crate) fn start(self: &Arc<Self>, broker: &Broker) -> io::Result<()> {
-        let registration = broker.scheduler().register_for(&self.timer, self.clone(), Interest::Read)?;
-        let _ = self.registration.set(registration);
-        Ok(())
+        self.alarm.start(self.clone(), broker)
     }
 
     /// Watches a session to which something has been written, if it is not watched.
@@ -136,7 +127,7 @@ impl Silences {
 
 impl Task<Local> for Silences {
     fn state(&self) -> &TaskState {
-        &self.state
+        self.alarm.state()
     }
 
     fn run(self: Arc<Self>, _: Ready, _: &mut Worker<Local>) -> Outcome {
@@ -146,10 +137,13 @@ impl Task<Local> for Silences {
             let mut all = self.watched.lock();
             let Some(first) = all.front() else { return Outcome::Idle };
             if first.due > now {
-                let more: Option<Arc<Session>> = session.or_else(|| first.session.upgrade());
-                let every = more.map_or(LOOK_EVERY_MAX, |s| look_every(s.broker().settings().silence_max));
+                let due = first.due;
+                let of = session.or_else(|| first.session.upgrade());
+                // A session may go with what is held of it here: not under the lock.
+                drop(all);
+                let every = of.map_or(LOOK_EVERY_MAX, |s| look_every(s.broker().settings().silence_max));
                 // Those that are due soon after each other are looked at together.
-                self.timer.set((first.due - now).max(every / LOOKS));
+                self.alarm.set((due - now).max(every / LOOKS));
                 return Outcome::Idle;
             }
             let Some(watched) = all.pop_front() else { return Outcome::Idle };
@@ -163,8 +157,7 @@ impl Task<Local> for Silences {
     }
 
     fn panicked(self: Arc<Self>) {
-        // Else nobody would look at those that are left.
-        self.timer.set(Duration::from_secs(1));
+        self.alarm.set_after_panic();
     }
 }
 

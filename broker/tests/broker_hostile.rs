@@ -69,13 +69,8 @@ fn packets_changed_at_every_offset() {
     beside_innocents(|address, _| {
         let (all, _) = recorded();
         for at in 0..all.len() {
-            let (before, rest) = all.split_at(at);
-            let replaced = |byte: u8| [before, &[byte], &rest[1..]].concat();
-            let mut variants: Vec<_> = BYTES.into_iter().map(replaced).collect();
-            variants.push(replaced(rest[0] ^ 1));
-            variants.push([before, &rest[1..]].concat());
-            variants.push([before, &rest[..1], rest].concat());
-            for bytes in variants {
+            let flipped = [all[at] ^ 1];
+            for bytes in common::changed_at(&all, at, BYTES.iter().chain(&flipped)) {
                 let mut client = Client::tcp(address);
                 client.send_anyway(&bytes);
                 client.finish_anyway();

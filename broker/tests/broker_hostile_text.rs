@@ -165,12 +165,7 @@ fn packets_changed_at_every_offset() {
     beside_innocents(|address, _| {
         let all = VALID.as_bytes();
         for at in 0..all.len() {
-            let (before, rest) = all.split_at(at);
-            let replaced = |byte: &u8| [before, &[*byte], &rest[1..]].concat();
-            let mut variants: Vec<_> = b"[]<>{}#:\"'\\@ 0\n\x00\x80\xb5".iter().map(replaced).collect();
-            variants.push([before, &rest[1..]].concat());
-            variants.push([before, &rest[..1], rest].concat());
-            for text in variants {
+            for text in common::changed_at(all, at, b"[]<>{}#:\"'\\@ 0\n\x00\x80\xb5") {
                 let mut client = TextClient::tcp(address);
                 client.send_anyway(&text);
                 client.finish_anyway();

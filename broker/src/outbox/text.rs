@@ -17,7 +17,7 @@ use staunch_protocols::wire::{Limits, Progress, Scanner};
 use staunch_system::net::Stream;
 
 use super::pool::Pool;
-use super::{CallCounts, Flushed, Outbox, PendingReplay, Phase, Segment, State, put_back, remains};
+use super::{CallCounts, Flushed, Outbox, Phase, Segment, State, put_back, remains};
 
 /// Text made at a time, roughly: a packet is not divided. (A packet's text has up to six times its bytes.)
 const TEXT_BYTES: usize = 32 << 10;
@@ -230,7 +230,7 @@ impl Outbox {
         let mut leftovers = Leftovers::default();
         let mut flushed = Flushed::More;
         for _ in 0..ROUNDS_MAX {
-            if state.is_writing || state.is_blocked || state.queue.is_empty() {
+            if !state.may_write() {
                 flushed = Flushed::Done;
                 break;
             }
@@ -246,7 +246,7 @@ impl Outbox {
                 }
             };
             state.is_writing = true;
-            if let Some(replay) = take_replay(&mut state.queue) {
+            if let Some(replay) = state.take_replay() {
                 // As in binary. All before it has been written, so no text is under way.
                 state.syntax = Syntax::Text(out);
                 flushed = Flushed::Replay(replay);
@@ -322,17 +322,6 @@ impl Leftovers {
     pub(super) fn settle(self) {
         drop(self.dropped);
         self.woken.into_values().for_each(Waker::wake);
-    }
-}
-
-/// Takes the replay that the queue begins with, if it does.
-fn take_replay(queue: &mut VecDeque<Segment>) -> Option<Box<PendingReplay>> {
-    match queue.pop_front()? {
-        Segment::Replay(replay) => Some(replay),
-        other => {
-            queue.push_front(other);
-            None
-        }
     }
 }
 

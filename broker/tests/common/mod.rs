@@ -471,3 +471,13 @@ pub fn introduced(address: SocketAddr, entities: &[i64]) -> (Client, Client, Eve
 pub fn observe(pattern: &str, observer: i64, handle: i64) -> String {
     format!("[1 <A <Observe {pattern} #:[0 {observer}]> {handle}>]")
 }
+
+/// Some bytes with the one at a place replaced by each of others, dropped, and doubled.
+pub fn changed_at<'a>(all: &[u8], at: usize, others: impl IntoIterator<Item = &'a u8>) -> Vec<Vec<u8>> {
+    let (before, rest) = all.split_at(at);
+    let replaced = others.into_iter().map(|byte| [before, &[*byte], &rest[1..]].concat());
+    let mut changed: Vec<_> = replaced.collect();
+    changed.push([before, &rest[1..]].concat());
+    changed.push([before, &rest[..1], rest].concat());
+    changed
+}

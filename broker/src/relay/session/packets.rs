@@ -315,13 +315,14 @@ impl Session {
                 break;
             }
             if let Some((length, body)) = scanner.scan_within(&target.prefix, rest) {
-                if !light.allows_one(length) && self.must_wait(body, &[body.token()], reader, local)? {
+                let single = [body.token()];
+                if !light.allows_one(length) && self.must_wait(body, &single, reader, &mut local.scratch)? {
                     scanner.reset();
                     return scan_one(rest, scanner).map(|(_, found)| (done, found));
                 }
                 run.pause(&self.broker, &mut local.stage);
                 match &target.caveats {
-                    None => route(body, &[body.token()], reader, &mut local.stage, &mut local.scratch),
+                    None => route(body, &single, reader, &mut local.stage, &mut local.scratch),
                     Some(caveats) => {
                         if !self.route_restricted(caveats, body, light, reader, local)? {
                             scanner.reset();
@@ -336,16 +337,13 @@ impl Session {
                     Progress::Incomplete(_) => return Ok((done, Found::Unfinished)),
                 };
                 let packet = scanner.view(rest);
-                if scanner.embedded() > 0 || !scanner.is_canonical() {
+                // Behind caveats several at once may grow: see `restrict` in `turn::decode`.
+                if scanner.embedded() > 0 || !scanner.is_canonical() || target.caveats.is_some() {
                     return Ok((done, Found::Packet(length)));
                 }
                 let is_light = light.allows(length);
-                if target.caveats.is_some() {
-                    // Several at once may grow: see `restrict` in `turn::decode`.
-                    return Ok((done, Found::Packet(length)));
-                }
                 if target.read_bodies(packet, &mut bodies)? {
-                    if !is_light && self.must_wait(packet, &bodies, reader, local)? {
+                    if !is_light && self.must_wait(packet, &bodies, reader, &mut local.scratch)? {
                         return Ok((done, Found::Packet(length)));
                     }
                     run.pause(&self.broker, &mut local.stage);
@@ -388,7 +386,7 @@ impl Session {
             Outcome::Rewritten => {
                 let body = machine.view();
                 if !light.allows_one(body.span().len())
-                    && self.weigh_messages(body, &[body.token()], reader, scratch)?
+                    && self.must_wait(body, &[body.token()], reader, scratch)?
                 {
                     return Ok(false);
                 }
@@ -402,20 +400,9 @@ impl Session {
         Ok(true)
     }
 
-    #[cold]
-    fn must_wait(
-        &self,
-        packet: View<'_>,
-        bodies: &[u32],
-        reader: &Reader<'_, Router>,
-        local: &mut Local,
-    ) -> Result<bool, Failure> {
-        self.weigh_messages(packet, bodies, reader, &mut local.scratch)
-    }
-
     /// Whether a turn of messages has to wait, the general way, for somebody who multiplies it.
     #[cold]
-    fn weigh_messages(
+    fn must_wait(
         &self,
         packet: View<'_>,
         bodies: &[u32],
