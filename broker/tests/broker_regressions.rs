@@ -204,6 +204,7 @@ fn the_answer_to_a_sync_passes_its_peers_caveats() {
         assert_eq!(brief(&owner.sync()), Vec::from_iter(answered));
         // The same by way of an entity of a peer's, which answers.
         giver.send("[[1 <A <ent #:[0 60]> 7>]]");
+        giver.sync();
         asker.send(&format!("[{}]", observe(&record_pattern("ent", 1), 8, 3)));
         // Of the owner's, which it knows attenuated, and of this.
         let other = asker.sync().iter().filter(|e| e.oid == 8).map(oid_in).max().unwrap();
