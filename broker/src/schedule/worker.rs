@@ -301,6 +301,8 @@ impl<L: 'static> Worker<L> {
             if has_found || self.queue.now_ns() >= deadline_ns {
                 break has_found;
             }
+            // Who is to send what is waited for may have been woken on this very processor.
+            std::thread::yield_now();
         };
         self.queue.scheduler.shared.is_polled.store(false, Ordering::Relaxed);
         self.ticked(self.queue.now_ns());
