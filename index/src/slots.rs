@@ -3,6 +3,10 @@
 
 const CHUNK: u32 = 64;
 
+/// The first chunk keeps memory for so many places: else one item that comes and goes again and again would be an
+/// allocation each time, and one thread's to be given back by another.
+const KEPT: usize = 4;
+
 #[derive(Debug)]
 struct Chunk<T> {
     /// Which places are taken.
@@ -107,15 +111,15 @@ impl<T: Default> Slots<T> {
         let chunk = self.chunk_mut(number)?;
         let was_full = chunk.live == u64::MAX;
         chunk.live &= !(1 << (slot % CHUNK));
-        if chunk.live == 0 {
+        if chunk.live == 0 && (number > 0 || chunk.items.capacity() > KEPT) {
             chunk.items = Vec::new();
         }
         if was_full && number > 0 {
             self.roomy.push(number);
         }
         self.len -= 1;
-        if self.len == 0 {
-            *self = Slots::default();
+        if self.len == 0 && !self.more.is_empty() {
+            (self.more, self.roomy) = (Vec::new(), Vec::new());
         }
         Some(item)
     }
@@ -172,6 +176,7 @@ mod tests {
         for slot in all {
             slots.remove(slot);
         }
-        assert_eq!((slots.len(), slots.first.items.capacity() + slots.more.capacity()), (0, 0));
+        assert_eq!((slots.len(), slots.more.capacity()), (0, 0));
+        assert!(slots.first.items.capacity() <= KEPT);
     }
 }

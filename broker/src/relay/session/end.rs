@@ -46,7 +46,7 @@ pub(super) struct Ending {
 impl Session {
     /// Has the session end for this reason. From any thread.
     pub(crate) fn end_soon(self: &Arc<Self>, failure: Failure) {
-        self.verdict.lock().get_or_insert(failure);
+        self.verdict.lock().get_or_insert_with(|| Box::new(failure));
         self.tell(Session::VERDICT);
     }
 
