@@ -39,6 +39,10 @@ pub struct Limits {
     /// assertion, or lie in one that is more than four times as long. As it grows by what others assert, the observers
     /// for whom it is too much end.
     pub principal_captures: u64,
+    /// Bytes of memory for packets of one principal that have not come whole yet, with what is known of them so far: for
+    /// a packet of very many very short values that is up to ten times its length. Up to 16 KiB in a connection are not
+    /// counted.
+    pub principal_unfinished: u64,
 }
 
 /// What a connection or a principal may have.
@@ -65,6 +69,7 @@ impl Default for Limits {
             principal: Quota { assertions: 20_000_000, observations: 1_000_000, references: 1_000_000 },
             principal_skeletons: 20_000,
             principal_captures: 20_000_000,
+            principal_unfinished: 512 << 20,
         }
     }
 }
@@ -136,6 +141,31 @@ impl Taken {
 
     fn give_back(&self, count: u64) {
         self.0.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// What one connection's unfinished packet has taken of its principal's allowance, in bytes.
+#[derive(Default)]
+pub(crate) struct Unfinished(u64);
+
+impl Unfinished {
+    /// What is not counted.
+    const FREE: u64 = 16 << 10;
+    /// How much is taken at a time.
+    const CHUNK: u64 = 64 << 10;
+
+    /// It takes so much now. False if that is too much for the principal.
+    #[inline]
+    pub(crate) fn cover(&mut self, bytes: u64, taken: &Taken, max: impl FnOnce() -> u64) -> bool {
+        let needed = if bytes <= Unfinished::FREE { 0 } else { bytes.next_multiple_of(Unfinished::CHUNK) };
+        if needed > self.0 && !taken.try_take(needed - self.0, max()) {
+            return false;
+        }
+        if needed < self.0 {
+            taken.give_back(self.0 - needed);
+        }
+        self.0 = needed;
+        true
     }
 }
 

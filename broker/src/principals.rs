@@ -15,6 +15,8 @@ pub(crate) struct Holdings {
     pub(crate) assertions: Taken,
     pub(crate) observations: Taken,
     pub(crate) references: Taken,
+    /// Bytes of packets that have not come whole.
+    pub(crate) unfinished: Taken,
     /// Skeletons that exist because of it. Relaxed throughout: a bound, nothing is published by it.
     skeletons: AtomicU64,
     /// Captures lists kept for its observations, and how many there may be: for all principals the same. Relaxed

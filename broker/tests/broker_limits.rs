@@ -4,6 +4,8 @@ mod common;
 #[path = "common/process.rs"]
 mod process;
 
+use std::time::Duration;
+
 use common::*;
 use staunch::limits::{Limits, Quota};
 use staunch::server::{Config, Server};
@@ -178,7 +180,7 @@ fn new_connections_come_at_a_rate() {
 }
 
 fn refused_or_none(mut client: Client) -> Option<String> {
-    match client.next_within(std::time::Duration::from_millis(200)) {
+    match client.next_within(Duration::from_millis(200)) {
         Came::Error(why) => Some(why),
         _ => None,
     }
@@ -249,4 +251,37 @@ fn what_is_kept_for_observers_is_limited() {
     elsewhere.sync();
     drop((author, modest, beside, elsewhere));
     until("all is gone", || server.index_counts() == (0, 0, 0) && server.connections() == 0);
+}
+
+#[test]
+fn what_unfinished_packets_take_is_limited() {
+    let (server, address) = broker(Limits { principal_unfinished: 1 << 20, ..Limits::default() });
+    let why = "Packets that have not come whole take more than 1048576 bytes of one principal";
+    let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
+    let whole = bytes(&format!("[[1 <M <m {}>>]]", "1 ".repeat(40_000)));
+    let (begin, rest) = whole.split_at(whole.len() - 9);
+    // Twice, since what is over has been given back.
+    for _ in 0..2 {
+        let mut innocent = from("127.0.0.3");
+        let mut clients = [from("127.0.0.2"), from("127.0.0.2")];
+        [&mut innocent].into_iter().chain(&mut clients).for_each(|client| client.send_bytes(begin));
+        // One of these has room, whichever comes first.
+        let ended =
+            std::iter::repeat(0..2).flatten().find_map(|n| match clients[n].next_within(Duration::ZERO) {
+                Came::Nothing => None,
+                Came::Error(message) => Some((n, message)),
+                other => panic!("{other:?}"),
+            });
+        let (loser, message) = ended.unwrap();
+        assert_eq!(message, why);
+        for client in [&mut innocent, &mut clients[1 - loser]] {
+            client.send_bytes(rest);
+            client.sync();
+        }
+    }
+    let mut text = from("127.0.0.2");
+    text.send_anyway(format!("[[1 <M <m \"{}", "x".repeat(2 << 20)).as_bytes());
+    assert_eq!(text.ends_with_error(), why);
+    drop(text);
+    until("all have gone", || server.connections() == 0);
 }

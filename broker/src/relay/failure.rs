@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     TooManySkeletons(u64),
     #[error("More than {0} captures lists kept for the observations of one principal")]
     TooManyCaptures(u64),
+    #[error("Packets that have not come whole take more than {0} bytes of one principal")]
+    Unfinished(u64),
     #[error("{0}")]
     Peer(String),
     #[error("What one turn's values became behind caveats takes more than {0} bytes")]

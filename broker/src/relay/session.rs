@@ -23,7 +23,7 @@ use super::handles::{Handles, Held};
 use super::membrane::{Membrane, Ref, Refs};
 use super::turn::{Applied, Decoded};
 use crate::cap::Cap;
-use crate::limits::Share;
+use crate::limits::{Share, Unfinished};
 use crate::outbox::{Outbox, Pool};
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
@@ -42,6 +42,8 @@ pub(crate) struct SessionConfig {
 
 /// What an unfinished packet may take before it is read into a buffer of its own.
 const CARRY_MAX: usize = 32 << 10;
+/// How much more of a packet is read at a time once it has a buffer of its own.
+const LONG_READ: usize = 256 << 10;
 /// Sessions flushed by one piece of work; more are cut into pieces that other workers may take.
 const FLUSH_PIECE: usize = 64;
 
@@ -60,6 +62,8 @@ pub(super) struct Inbound {
     scanner: Option<Scanner>,
     /// What reads the peer's text, if it speaks text at present: then `carry` is only what has to wait.
     text: Option<Box<StreamReader>>,
+    /// What the unfinished packet takes.
+    unfinished: Unfinished,
     /// Something has been handled: it is known whether this is a session at all.
     is_known: bool,
     /// A turn that waits for something to be built.
@@ -153,6 +157,7 @@ impl Session {
                 leftovers: Vec::new(),
                 carry: Vec::new(),
                 scanner: None,
+                unfinished: Unfinished::default(),
                 text: None,
                 is_known: false,
                 waiting: None,
@@ -389,12 +394,34 @@ impl Session {
         if inbound.is_ending {
             return self.end_some(inbound, local, buffer);
         }
-        match self.read(inbound, local, buffer) {
+        let read = self.read(inbound, local, buffer).and_then(|outcome| {
+            self.cover_unfinished(inbound)?;
+            Ok(outcome)
+        });
+        match read {
             Ok(outcome) => outcome,
             Err(failure) => {
                 self.fail(&failure, inbound, local);
                 Outcome::Again(Ready::NONE)
             }
+        }
+    }
+
+    /// Has what an unfinished packet takes counted with the principal's others, and one that waits whole because of a debt.
+    /// (Up to a read's worth of short packets may wait uncounted: who owes is not ended for it.)
+    fn cover_unfinished(&self, inbound: &mut Inbound) -> Result<(), Failure> {
+        let Inbound { carry, scanner, text, unfinished, .. } = inbound;
+        let binary = match scanner {
+            Some(scanner) => carry.capacity() + scanner.memory_bytes(),
+            None if carry.capacity() > LONG_READ => carry.capacity(),
+            None => 0,
+        };
+        let bytes = binary + text.as_ref().map_or(0, |reader| reader.memory_bytes());
+        let max = || self.broker.limits().principal_unfinished;
+        if unfinished.cover(bytes as u64, &self.holdings.unfinished, max) {
+            Ok(())
+        } else {
+            Err(Failure::Unfinished(max()))
         }
     }
 
@@ -492,10 +519,9 @@ impl Session {
         inbound: &mut Inbound,
         local: &mut Local,
     ) -> Result<Outcome, Failure> {
-        const PIECE: usize = 256 << 10;
         let before = carry.len();
         // Grows with what arrives, never by what was declared.
-        carry.resize(before + before.clamp(CARRY_MAX, PIECE), 0);
+        carry.resize(before + before.clamp(CARRY_MAX, LONG_READ), 0);
         local.stage.counts.reads += 1;
         let read = self.stream.read(&mut carry[before..]);
         let space = carry.len() - before;

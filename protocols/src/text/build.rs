@@ -55,6 +55,10 @@ impl Builder {
         Builder { limits, out: Vec::new(), tokens: 0, open: Vec::new() }
     }
 
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.out.capacity() + self.open.capacity() * size_of::<Open>()
+    }
+
     /// Forgets the value, and all memory but some.
     pub(super) fn reset(&mut self, kept_bytes: usize) {
         self.out.clear();

@@ -102,6 +102,11 @@ impl StreamReader {
         self.state == State::Between && (self.is_complete || self.builder.open.is_empty())
     }
 
+    /// Bytes of memory that it holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.partial.capacity() + self.builder.memory_bytes()
+    }
+
     /// Reads on, up to the end of a value or the beginning of something else at most. Returns how many bytes that took,
     /// which are not to be given again, and the value in canonical form, if it is complete.
     ///

@@ -246,6 +246,13 @@ impl Scanner {
         Some((pos + floor, View::within(&bytes[..pos], &self.tape, token as u32)))
     }
 
+    /// Bytes of memory that it holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.tape.nodes.capacity() * size_of::<Node>()
+            + self.stack.capacity() * size_of::<Frame>()
+            + self.orders.capacity() * size_of::<Order>()
+    }
+
     /// Gives back memory beyond what ordinary packets need; call it when a connection falls idle.
     pub fn shrink(&mut self) {
         let (nodes, frames) = (self.at.used.max(64), self.at.depth.max(8));

@@ -37,7 +37,7 @@ macro_rules! limit {
 const MANY: u64 = 1 << 40;
 
 /// All of them.
-pub(crate) const LIMITS: [Limit; 14] = [
+pub(crate) const LIMITS: [Limit; 15] = [
     limit!("packet-bytes", 1024, 1 << 30, true, packet_bytes),
     // What is stored is read again by scanners that know no deeper values.
     limit!("packet-depth", 16, 256, false, packet_depth),
@@ -53,6 +53,7 @@ pub(crate) const LIMITS: [Limit; 14] = [
     limit!("principal-references", 1, MANY, false, principal.references),
     limit!("principal-skeletons", 1, MANY, false, principal_skeletons),
     limit!("principal-captures", 1024, MANY, false, principal_captures),
+    limit!("principal-unfinished", 64 << 10, MANY, true, principal_unfinished),
 ];
 
 fn find(name: &str) -> Result<&'static Limit, String> {

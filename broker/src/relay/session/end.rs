@@ -103,6 +103,7 @@ impl Session {
         inbound.carry = Vec::new();
         inbound.scanner = None;
         inbound.text = None;
+        inbound.unfinished.cover(0, &self.holdings.unfinished, || 0);
         inbound.target = None;
         inbound.full = Vec::new();
     }
