@@ -159,7 +159,7 @@ pub(crate) fn adopt(
     peer: Peer,
     name: &str,
     initial: &Cap,
-) -> io::Result<()> {
+) -> io::Result<Arc<Session>> {
     let (principal, _) = names(peer);
     let connection = admit(broker, &principal).map_err(|why| io::Error::other(why.to_string()))?;
     let open = Opening { stream, peer, connection, principal: &principal, name };
@@ -177,7 +177,7 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     /// Begins a session. If that fails, it ends.
-    fn open(self, broker: &Arc<Broker>, initial: &Cap, settings: &Settings) -> io::Result<()> {
+    fn open(self, broker: &Arc<Broker>, initial: &Cap, settings: &Settings) -> io::Result<Arc<Session>> {
         let Opening { stream, peer, connection, principal, name } = self;
         match peer {
             // Unlike a TCP socket, it has not inherited them from the listener.
@@ -194,7 +194,8 @@ impl Opening<'_> {
         }
         let config = settings.session(&broker.limits());
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
-        session.start().inspect_err(|_| session.break_off())
+        session.start().inspect_err(|_| session.break_off())?;
+        Ok(session)
     }
 }
 

@@ -25,6 +25,7 @@ use crate::cap::{Cap, Entity};
 use crate::gatekeeper::{Bindings, Gatekeeper};
 use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Listen};
+use crate::relay::Session;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
 
@@ -275,9 +276,10 @@ impl Server {
     ///
     /// # Errors
     /// When the stream cannot be watched, or its principal has too many connections.
-    pub fn adopt(&self, stream: Stream, name: &str) -> io::Result<()> {
+    pub fn adopt(&self, stream: Stream, name: &str) -> io::Result<Adopted> {
         let peer = stream.peer()?;
-        accept::adopt(&self.broker, stream, peer, name, &self.dataspace)
+        let session = accept::adopt(&self.broker, stream, peer, name, &self.dataspace)?;
+        Ok(Adopted(Arc::downgrade(&session)))
     }
 
     /// What is listened on.
@@ -425,5 +427,22 @@ fn address_of(listener: &Listener) -> Address {
     match listener.address() {
         ListenerAddress::Tcp(address) => Address::Tcp(*address),
         ListenerAddress::Unix(path) => Address::Unix(path.clone()),
+    }
+}
+
+/// A connection that was [taken on](Server::adopt). Dropping this ends nothing.
+#[derive(Debug)]
+pub struct Adopted(Weak<Session>);
+
+impl Adopted {
+    /// Whether all that its peer has written has been read and has taken effect, and the answers have been handed to
+    /// the kernel; or it has ended. What others send to it counts as answers.
+    pub fn is_settled(&self) -> bool {
+        self.0.upgrade().is_none_or(|session| session.is_settled())
+    }
+
+    /// Whether there are no other connections.
+    pub fn is_alone(&self) -> bool {
+        self.0.upgrade().is_none_or(|session| session.is_only())
     }
 }

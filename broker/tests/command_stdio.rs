@@ -158,3 +158,24 @@ fn options_of_listeners() {
     refused("tcp:127.0.0.1:0,speed=high", "speed is no option of a listener");
     refused("unix:/tmp/a,answers=ok,answers=ok", "twice");
 }
+
+/// More than all buffers on the way hold, to somebody who reads late.
+#[test]
+fn all_answers_are_out_when_it_ends() {
+    let assertions: String =
+        (0..20_000).map(|n| format!("[[0 <A <s {n} \"{}\"> {n}>]]\n", "x".repeat(100))).collect();
+    let observe = "[[0 <A <Observe <group <rec s> {0: <bind <_>> 1: <bind <_>>}> #:[0 7]> 1000000>]]\n";
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    std::fs::write(&input, assertions + observe).unwrap();
+    let mut command = staunch(&["serve", "--stdio"]);
+    let mut child = command.stdin(File::open(&input).unwrap()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut said = vec![0; 1];
+    stdout.read_exact(&mut said).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    stdout.read_to_end(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let said = String::from_utf8(said).unwrap();
+    assert_eq!(said.matches("<A [").count(), 20_000);
+}

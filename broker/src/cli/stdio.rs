@@ -9,11 +9,15 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use staunch::server::Server;
 use staunch_system::net::Stream;
 use staunch_system::wait::{Wish, wait};
 use tokio::sync::oneshot::Sender;
+
+/// For how long what others send may keep the session, once the input has ended.
+const OTHERS_MAX: Duration = Duration::from_secs(5);
 
 /// How a session ended, if not well: why.
 type Outcome = Result<(), String>;
@@ -28,10 +32,18 @@ pub(super) fn attach(server: &Server, done: Sender<Outcome>) -> Outcome {
     let inward = UnixStream::from(ours.into_fd());
     inward.set_nonblocking(false).map_err(failed)?;
     let outward = inward.try_clone().map_err(failed)?;
-    server.adopt(theirs, "stdio").map_err(failed)?;
+    let session = server.adopt(theirs, "stdio").map_err(failed)?;
     std::thread::Builder::new()
         .name("stdin".to_owned())
-        .spawn(move || carry_in(input, &inward))
+        .spawn(move || {
+            carry_in(input, &inward);
+            // A peer that ends its side is not written to any more.
+            let end = Instant::now();
+            while !session.is_settled() && (session.is_alone() || end.elapsed() < OTHERS_MAX) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let _ = inward.shutdown(Shutdown::Write);
+        })
         .map_err(failed)?;
     std::thread::Builder::new()
         .name("stdout".to_owned())
@@ -71,7 +83,6 @@ fn carry_in(mut input: File, mut session: &UnixStream) {
             },
         }
     }
-    let _ = session.shutdown(Shutdown::Write);
 }
 
 /// Carries what the session says to the output, until it ends.

@@ -141,6 +141,14 @@ impl Stream {
         }
     }
 
+    /// Whether something has come that has not been read.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn has_unread(&self) -> io::Result<bool> {
+        Ok(rustix::io::ioctl_fionread(&self.fd)? > 0)
+    }
+
     /// Writes what there is room for, and returns how many bytes that were.
     ///
     /// # Errors

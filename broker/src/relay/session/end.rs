@@ -50,6 +50,18 @@ impl Session {
         self.tell(Session::VERDICT);
     }
 
+    /// Whether nothing is left to be done of what the peer has written, nor to be written to it.
+    pub(crate) fn is_settled(&self) -> bool {
+        // In this order: what is read is handled, and what comes of that staged, in one run.
+        let has_read = !self.stream.has_unread().unwrap_or(false);
+        self.is_closed() || has_read && self.has_done_its_part() && self.outbox.is_empty()
+    }
+
+    /// Whether there are no other sessions.
+    pub(crate) fn is_only(&self) -> bool {
+        self.broker.sessions.len() == 1
+    }
+
     /// Whether nothing is left to be done of what has been read. Does not wait: a session that is being run has more
     /// to do.
     pub(crate) fn has_done_its_part(&self) -> bool {
