@@ -148,6 +148,21 @@ impl Local {
         }
     }
 
+    /// Flushes what a run has published; a wide fan-out in pieces.
+    fn flush(&mut self, queue: &schedule::Queue<Local>) {
+        if self.stage.dirty_count() <= stage::FLUSH_MAX {
+            return self.stage.flush(&mut self.scratch);
+        }
+        while self.stage.dirty_count() > 0 {
+            let piece = self.stage.take_dirty(stage::FLUSH_PIECE);
+            queue.spawn(move |worker| {
+                let Local { stage, scratch, .. } = &mut worker.local;
+                stage.adopt_dirty(piece);
+                stage.flush(scratch);
+            });
+        }
+    }
+
     /// Adds what the worker has counted to the broker's counters. Once per run.
     fn publish_counts(&mut self, broker: &Broker) {
         let stage = &mut self.stage;

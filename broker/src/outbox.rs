@@ -142,6 +142,8 @@ struct State {
     is_writing: bool,
     /// The kernel took no more, and has not said since that it would.
     is_blocked: bool,
+    /// Somebody has been told to flush it, and has not begun: one is enough.
+    is_due: bool,
     /// It said so while somebody was writing.
     edge: bool,
     phase: Phase,
@@ -163,7 +165,7 @@ pub(crate) struct Outbox {
 
 /// What appending came to.
 pub(crate) struct Appended {
-    /// It can be flushed now: nobody is writing, and the kernel may take more.
+    /// It is to be flushed by whoever has appended: nobody is writing or about to, and the kernel may take more.
     pub(crate) can_flush: bool,
     pub(crate) level: Level,
 }
@@ -252,7 +254,9 @@ impl Outbox {
         state.debts.push(account, bytes, cost);
         let level = self.level(&state);
         state.is_burst = level == Level::AboveCap;
-        Appended { can_flush: !state.is_writing && !state.is_blocked, level }
+        let can_flush = !state.is_writing && !state.is_blocked && !state.is_due;
+        state.is_due |= can_flush;
+        Appended { can_flush, level }
     }
 
     fn level(&self, state: &State) -> Level {
@@ -331,6 +335,7 @@ impl Outbox {
     ) -> Flushed {
         let mut leftovers = text::Leftovers::default();
         let mut state = self.state.lock();
+        state.is_due = false;
         if !matches!(state.syntax, Syntax::Binary) {
             return self.flush_text(state, stream, taken, pool, repayments, counts);
         }

@@ -57,6 +57,11 @@ struct Slot {
     is_shed: bool,
 }
 
+/// Sessions flushed by one piece of work, a tenth of a millisecond's worth.
+pub(crate) const FLUSH_PIECE: usize = 32;
+/// Sessions flushed by a run itself; more are cut into pieces, which give way to others and may be taken by other workers.
+pub(crate) const FLUSH_MAX: usize = 128;
+
 /// See the module's head. One per worker.
 pub(crate) struct Stage {
     slots: Vec<Slot>,

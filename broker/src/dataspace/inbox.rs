@@ -252,7 +252,7 @@ impl Task<Local> for Inbox {
             }
         }
         let has_more = self.pull(&broker, &dataspace, local) || !self.is_empty();
-        local.stage.flush(&mut local.scratch);
+        local.flush(&worker.queue);
         // Whoever fills outboxes is held back by its own session.
         drop(local.stage.take_full());
         local.publish_counts(&broker);

@@ -143,3 +143,20 @@ fn text_repays_packet_by_packet() {
     repayments.repay_all();
     assert_eq!(account.debt(), 0);
 }
+
+/// However often something is appended, one is told to flush: pieces of wide fan-outs wait in a queue meanwhile, and would
+/// become more and more.
+#[test]
+fn one_is_told_to_flush() {
+    let mut scene = Scene::new();
+    let mut appended = |scene: &mut Scene| {
+        let mut bytes = vec![0x80; 10];
+        scene.account.charge(10);
+        scene.outbox.append(&mut Vec::new(), &mut bytes, &scene.account, 10, &mut scene.pool).can_flush
+    };
+    for _ in 0..3 {
+        assert!(appended(&mut scene));
+        assert!((0..10).all(|_| !appended(&mut scene)));
+        assert!(matches!(scene.flush(), Flushed::Done));
+    }
+}

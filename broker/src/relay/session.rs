@@ -44,8 +44,6 @@ pub(crate) struct SessionConfig {
 const CARRY_MAX: usize = 32 << 10;
 /// How much more of a packet is read at a time once it has a buffer of its own.
 const LONG_READ: usize = 256 << 10;
-/// Sessions flushed by one piece of work; more are cut into pieces that other workers may take.
-const FLUSH_PIECE: usize = 64;
 
 /// What only the worker that runs the session touches.
 pub(super) struct Inbound {
@@ -365,7 +363,7 @@ impl Task<Local> for Session {
         }
         let outcome = self.advance(&mut inbound, local, &mut worker.buffer);
         local.stage.publish_staged(&self.broker);
-        self.flush(local, &worker.queue);
+        local.flush(&worker.queue);
         inbound.full.append(&mut local.stage.take_full());
         let count = inbound.handles.len() as u64;
         inbound.assertions.trim(count, &self.holdings.assertions);
@@ -569,20 +567,5 @@ impl Session {
         let has_work = inbound.is_readable || inbound.waiting.is_some();
         let has_whole = !inbound.carry.is_empty() && inbound.scanner.is_none();
         if has_work || has_whole { Outcome::Again(Ready::NONE) } else { Outcome::Idle }
-    }
-
-    /// Flushes what this run has published; a wide fan-out in pieces that other workers may take.
-    fn flush(&self, local: &mut Local, queue: &crate::schedule::Queue<Local>) {
-        if self.broker.scheduler().workers() > 1 {
-            while local.stage.dirty_count() > 2 * FLUSH_PIECE {
-                let piece = local.stage.take_dirty(FLUSH_PIECE);
-                queue.spawn(move |worker| {
-                    let Local { stage, scratch, .. } = &mut worker.local;
-                    stage.adopt_dirty(piece);
-                    stage.flush(scratch);
-                });
-            }
-        }
-        local.stage.flush(&mut local.scratch);
     }
 }

@@ -8,6 +8,7 @@
 //! | `task` | what is run: tasks, pieces of work, and wakers for tasks |
 //! | `worker` | one worker thread: its queue, its loop, what it lends to what it runs |
 //! | `busy_poll` | when a worker polls before it sleeps |
+//! | `queues` | what waits in a worker, prompt and patient |
 //! | `idle` | who sleeps, who searches, when somebody is woken |
 //! | `registry` | from an epoll token to its task |
 //! | `metrics` | what the workers have done, in numbers |
@@ -23,7 +24,8 @@
 //! enqueue) after each 31 units or 50 us, but only while no worker sleeps: else the kernel hands the events to those.
 //!
 //! Queues are first in, first out, and a task that has more to do goes to the back: a quiet task waits for one turn of
-//! each hot one before it, no more.
+//! each hot one before it, no more. What is only to be written, and pieces of work, wait in a queue of their own behind
+//! those (`queues`).
 #![forbid(unsafe_code)]
 
 mod busy_poll;
@@ -31,6 +33,7 @@ mod idle;
 mod metrics;
 #[cfg(all(test, broker_loom))]
 mod model;
+mod queues;
 mod registry;
 mod state;
 mod sync;
@@ -53,13 +56,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::deque::{Injector, Stealer};
+use crossbeam::deque::Injector;
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 use staunch_system::poll::{Poller, Waker as EventWaker};
 
 use idle::Idle;
 use metrics::Counters;
+use queues::{Patience, Queues, Stealers};
 use registry::Registry;
 use task::{TaskWaker, Unit};
 
@@ -113,7 +117,7 @@ struct Shared<L: 'static> {
     /// may. Orders nothing.
     is_polled: AtomicBool,
     injector: Injector<Unit<L>>,
-    stealers: Box<[Stealer<Unit<L>>]>,
+    stealers: Box<[Stealers<L>]>,
     idle: Idle,
     registry: Registry<L>,
     counters: Box<[CachePadded<Counters>]>,
@@ -152,7 +156,7 @@ impl<L: 'static> Scheduler<L> {
         config: SchedulerConfig,
         make_local: impl Fn(usize) -> L + Send + Sync + 'static,
     ) -> io::Result<Scheduler<L>> {
-        let queues: Vec<_> = (0..config.workers).map(|_| crossbeam::deque::Worker::new_fifo()).collect();
+        let queues: Vec<_> = (0..config.workers).map(|_| Queues::new()).collect();
         let (poller, waker, stopper) = (Poller::new()?, EventWaker::new()?, EventWaker::new()?);
         poller.add(&waker, TOKEN_WAKE, Interest::Read)?;
         poller.add_level(&stopper, TOKEN_STOP, Interest::Read)?;
@@ -163,7 +167,7 @@ impl<L: 'static> Scheduler<L> {
             is_stopping: AtomicBool::new(false),
             is_polled: AtomicBool::new(false),
             injector: Injector::new(),
-            stealers: queues.iter().map(crossbeam::deque::Worker::stealer).collect(),
+            stealers: queues.iter().map(Queues::stealers).collect(),
             idle: Idle::new(config.workers),
             registry: Registry::new(),
             counters: queues.iter().map(|_| CachePadded::default()).collect(),
@@ -174,11 +178,11 @@ impl<L: 'static> Scheduler<L> {
             threads: Mutex::new(Vec::new()),
         });
         let scheduler = Scheduler { shared };
-        for (index, units) in queues.into_iter().enumerate() {
+        for (index, queues) in queues.into_iter().enumerate() {
             let worker_scheduler = scheduler.clone();
             let spawned = thread::Builder::new()
                 .name(format!("{}{index}", scheduler.shared.config.thread_name))
-                .spawn(move || Worker::new(worker_scheduler, index, units).run_until_stopped());
+                .spawn(move || Worker::new(worker_scheduler, index, queues).run_until_stopped());
             match spawned {
                 Ok(thread) => scheduler.shared.threads.lock().push(thread),
                 Err(error) => {
@@ -231,7 +235,7 @@ impl<L: 'static> Scheduler<L> {
     #[inline]
     pub fn notify<T: Task<L>>(&self, task: &Arc<T>, ready: Ready) {
         if task.state().notify(ready) {
-            self.enqueue(Unit::Task(task.clone()));
+            self.enqueue(Unit::Task(task.clone()), ready.patience());
         }
     }
 
@@ -239,14 +243,14 @@ impl<L: 'static> Scheduler<L> {
     #[inline]
     pub fn notify_dyn(&self, task: &Arc<dyn Task<L>>, ready: Ready) {
         if task.state().notify(ready) {
-            self.enqueue(Unit::Task(task.clone()));
+            self.enqueue(Unit::Task(task.clone()), ready.patience());
         }
     }
 
     /// Enqueues a piece of work, to be run once by whichever worker gets to it. From any thread; from a worker prefer
     /// [`Queue::spawn`], which wakes another at once.
     pub fn spawn(&self, job: impl FnOnce(&mut Worker<L>) + Send + 'static) {
-        self.enqueue(Unit::Job(Box::new(job)));
+        self.enqueue(Unit::Job(Box::new(job)), Patience::Patient);
     }
 
     /// A waker that notifies `task` with [`Ready::WAKE`]. It does not keep the task alive, and does nothing once the
@@ -300,8 +304,8 @@ impl<L: 'static> Scheduler<L> {
         }
     }
 
-    fn enqueue(&self, unit: Unit<L>) {
-        let Err(unit) = worker::push_if_worker(self, unit) else { return };
+    fn enqueue(&self, unit: Unit<L>, patience: Patience) {
+        let Err(unit) = worker::push_if_worker(self, unit, patience) else { return };
         let shared = &self.shared;
         shared.injector.push(unit);
         if shared.idle.claim_wake() {

@@ -14,6 +14,7 @@ use staunch_system::poll::Events;
 
 use super::busy_poll::BusyPoll;
 use super::metrics::Counters;
+use super::queues::{Patience, Queues};
 use super::task::{Job, Unit};
 use super::{Outcome, Ready, Scheduler, Task};
 
@@ -59,7 +60,7 @@ struct LocalQueue<L: 'static> {
     /// Which scheduler this is of: the address of what its handles share.
     owner: usize,
     index: usize,
-    units: deque::Worker<Unit<L>>,
+    queues: Queues<L>,
     /// How many units the present run has enqueued.
     pushed_in_run: Cell<u32>,
 }
@@ -77,7 +78,7 @@ impl<L: 'static> Queue<L> {
     #[inline]
     pub fn notify<T: Task<L>>(&self, task: &Arc<T>, ready: Ready) {
         if task.state().notify(ready) {
-            self.local.push(&self.scheduler, Unit::Task(task.clone()), Urgency::EndOfRun);
+            self.local.push(&self.scheduler, Unit::Task(task.clone()), ready.patience(), Urgency::EndOfRun);
         }
     }
 
@@ -85,13 +86,13 @@ impl<L: 'static> Queue<L> {
     #[inline]
     pub fn notify_dyn(&self, task: &Arc<dyn Task<L>>, ready: Ready) {
         if task.state().notify(ready) {
-            self.local.push(&self.scheduler, Unit::Task(task.clone()), Urgency::EndOfRun);
+            self.local.push(&self.scheduler, Unit::Task(task.clone()), ready.patience(), Urgency::EndOfRun);
         }
     }
 
     /// Enqueues a piece of work at the back of this worker's queue, and wakes a sleeping worker to take it.
     pub fn spawn(&self, job: impl FnOnce(&mut Worker<L>) + Send + 'static) {
-        self.local.push(&self.scheduler, Unit::Job(Box::new(job)), Urgency::Now);
+        self.local.push(&self.scheduler, Unit::Job(Box::new(job)), Patience::Patient, Urgency::Now);
     }
 
     /// To be called by a task that has been sent something by whoever was written to last: another answer is likely to
@@ -132,7 +133,7 @@ impl<L: 'static> Queue<L> {
         &self,
         take: impl Fn(&Injector<Unit<L>>, &deque::Worker<Unit<L>>) -> Steal<T>,
     ) -> Option<T> {
-        let taken = persist(|| take(&self.scheduler.shared.injector, &self.local.units))?;
+        let taken = persist(|| take(&self.scheduler.shared.injector, self.local.queues.prompt()))?;
         self.counters().injections.add(1);
         Some(taken)
     }
@@ -160,8 +161,8 @@ enum Urgency {
 }
 
 impl<L: 'static> LocalQueue<L> {
-    fn push(&self, scheduler: &Scheduler<L>, unit: Unit<L>, urgency: Urgency) {
-        self.units.push(unit);
+    fn push(&self, scheduler: &Scheduler<L>, unit: Unit<L>, patience: Patience, urgency: Urgency) {
+        self.queues.push(unit, patience);
         let pushed = self.pushed_in_run.get() + 1;
         self.pushed_in_run.set(pushed);
         if (urgency == Urgency::Now || pushed > 1) && scheduler.shared.idle.claim_wake() {
@@ -176,12 +177,16 @@ impl<L: 'static> LocalQueue<L> {
 }
 
 /// Enqueues on the queue of the worker that this thread is; gives the unit back when it is none of `scheduler`'s.
-pub(super) fn push_if_worker<L: 'static>(scheduler: &Scheduler<L>, unit: Unit<L>) -> Result<(), Unit<L>> {
+pub(super) fn push_if_worker<L: 'static>(
+    scheduler: &Scheduler<L>,
+    unit: Unit<L>,
+    patience: Patience,
+) -> Result<(), Unit<L>> {
     let current = CURRENT.try_with(|current| current.borrow().clone());
     let Ok(Some(current)) = current else { return Err(unit) };
     match current.downcast_ref::<LocalQueue<L>>() {
         Some(local) if local.owner == scheduler.address() => {
-            local.push(scheduler, unit, Urgency::EndOfRun);
+            local.push(scheduler, unit, patience, Urgency::EndOfRun);
             Ok(())
         }
         _ => Err(unit),
@@ -189,10 +194,10 @@ pub(super) fn push_if_worker<L: 'static>(scheduler: &Scheduler<L>, unit: Unit<L>
 }
 
 impl<L: 'static> Worker<L> {
-    /// Of the thread that calls; `units` is the queue that the others steal from.
-    pub(super) fn new(scheduler: Scheduler<L>, index: usize, units: deque::Worker<Unit<L>>) -> Worker<L> {
+    /// Of the thread that calls; `queues` are what the others steal from.
+    pub(super) fn new(scheduler: Scheduler<L>, index: usize, queues: Queues<L>) -> Worker<L> {
         let local =
-            Rc::new(LocalQueue { owner: scheduler.address(), index, units, pushed_in_run: Cell::new(0) });
+            Rc::new(LocalQueue { owner: scheduler.address(), index, queues, pushed_in_run: Cell::new(0) });
         CURRENT.set(Some(local.clone()));
         Worker {
             local: (scheduler.shared.make_local)(index),
@@ -214,7 +219,7 @@ impl<L: 'static> Worker<L> {
             self.queue.counters().panics.add(1);
         }
         // The stealers keep the queue, and with it what is queued, which may hold the scheduler: empty it here.
-        while let Some(unit) = self.queue.local.units.pop() {
+        while let Some(unit) = self.queue.local.queues.pop() {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(unit)));
         }
         CURRENT.set(None);
@@ -234,7 +239,7 @@ impl<L: 'static> Worker<L> {
         if self.since_tick >= TICK_UNITS || self.queue.now_ns() - self.ticked_ns >= TICK_NS {
             self.tick();
         }
-        if let Some(unit) = self.queue.local.units.pop() {
+        if let Some(unit) = self.queue.local.queues.pop() {
             return Some(unit);
         }
         self.is_searching = self.is_searching || self.queue.scheduler.shared.idle.begin_search();
@@ -277,7 +282,7 @@ impl<L: 'static> Worker<L> {
         let victims =
             (0..stealers.len()).map(|n| (start + n) % stealers.len()).filter(|&victim| victim != local.index);
         for victim in victims {
-            if let Some(unit) = persist(|| stealers[victim].steal_batch_and_pop(&local.units)) {
+            if let Some(unit) = persist(|| stealers[victim].steal_to(&local.queues)) {
                 self.queue.counters().steals.add(1);
                 return Some(unit);
             }
@@ -372,7 +377,7 @@ impl<L: 'static> Worker<L> {
             } else if direct == Direct::Yes && first.is_none() {
                 first = Some(Unit::Task(task));
             } else {
-                self.queue.local.units.push(Unit::Task(task));
+                self.queue.local.queues.push(Unit::Task(task), ready.patience());
                 pushed = true;
             }
         }
@@ -397,7 +402,7 @@ impl<L: 'static> Worker<L> {
         self.since_tick += 1;
         self.queue.now_ns.set(self.queue.scheduler.shared.elapsed_ns());
         // One unit is for this worker, which is free now; more are for others too.
-        if self.queue.local.units.len() > 1 && self.queue.scheduler.shared.idle.claim_wake() {
+        if self.queue.local.queues.len() > 1 && self.queue.scheduler.shared.idle.claim_wake() {
             self.queue.wake();
         }
     }
@@ -422,7 +427,7 @@ impl<L: 'static> Worker<L> {
             self.buffer = new_buffer(&self.queue.scheduler);
         }
         if task.state().finish(again) {
-            self.queue.local.units.push(Unit::Task(task));
+            self.queue.local.queues.push(Unit::Task(task), again.map_or(Patience::Prompt, Ready::patience));
         }
     }
 

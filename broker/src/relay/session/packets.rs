@@ -20,7 +20,7 @@ use crate::Local;
 use crate::attenuate::LIGHT_WORK_MAX;
 use crate::cap::{Cap, Entity};
 use crate::dataspace::{Dataspace, Router};
-use crate::stage::Stage;
+use crate::stage::{FLUSH_MAX, Stage};
 
 /// Turns routed under one hold of a dataspace's shared lock.
 const TURNS_PER_HOLD: u32 = 256;
@@ -227,6 +227,10 @@ impl Session {
         }
         if local.stage.cost() + self.account.debt() > self.account.limit() && !inbound.is_hanging_up {
             local.stage.publish_staged(&self.broker);
+            if local.stage.dirty_count() > FLUSH_MAX {
+                // In pieces, at the end of the run.
+                return true;
+            }
             let flush = Instant::now();
             local.stage.flush(&mut local.scratch);
             local.slice.exclude(flush.elapsed());
