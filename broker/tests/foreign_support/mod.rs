@@ -2,6 +2,8 @@
 //! are started and watched, and what is said when they are missing.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod reference;
+
 use std::fs::{File, read_to_string};
 use std::io::Write;
 use std::net::SocketAddr;

@@ -1,0 +1,84 @@
+//! The same random histories of many sessions, here and at a server of the reference implementation: all sessions must
+//! be told the same, up to oids, handles and the split of events into turns.
+//!
+//! After each turn of one session all sessions synchronise, so what a step comes to is determined. Played are assertions
+//! and retractions, in-place updates, messages, Syncs, patterns of all kinds, equal assertions and equal captures of
+//! several sessions, equal observations, capabilities in assertions, at which others assert and which others have observe,
+//! attenuated ones with all kinds of caveats, dataspaces that observe themselves, questions to the gatekeeper, events for
+//! what does not exist, and sessions that are killed.
+//!
+//! One fixed seed is played, and one new one, which is printed, half of `STAUNCH_TEST_SECONDS` (6) each;
+//! `STAUNCH_TEST_SEED` plays that one alone. The server of the reference is found as `foreign_support/reference.rs` says.
+
+mod common;
+mod differential;
+mod foreign_support;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use common::{Random, start_default};
+use differential::compare::Verdict;
+use differential::history::History;
+use differential::play::Play;
+use foreign_support::reference::{self, Reference};
+
+/// What was said with a panic.
+fn words(panic: Box<dyn std::any::Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(words) => *words,
+        Err(other) => other.downcast_ref::<&str>().map_or_else(String::new, |words| (*words).to_owned()),
+    }
+}
+
+/// Plays histories from one seed for a while; returns how many, and how many were given up.
+fn play(seed: u64, duration: Duration, reference: &Reference) -> (u64, u64) {
+    let (start, mut random) = (Instant::now(), Random(seed | 1));
+    let (server, _) = start_default();
+    let (mut played, mut given_up) = (0, 0);
+    while start.elapsed() < duration || played == 0 {
+        let history = Random(random.next() | 1);
+        let mut play = Play::new(&server, reference.socket.clone());
+        let run = std::panic::AssertUnwindSafe(|| History::new(&mut play, history).run());
+        let outcome = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(words(panic)));
+        let trace = std::mem::take(&mut play.trace);
+        let fail = |why: String| -> ! {
+            panic!(
+                "history {played} of seed {seed} makes a difference.\n{}\n{why}\nThe reference's panics: {:?}\n\
+                 STAUNCH_TEST_SEED={seed} plays it again",
+                trace.join("\n"),
+                reference.panics()
+            )
+        };
+        given_up += match outcome {
+            Ok(Verdict::Same) => 0,
+            Ok(Verdict::Ambiguous) => 1,
+            Err(why) => fail(why),
+        };
+        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play.end()));
+        end.unwrap_or_else(|panic| Err(words(panic))).unwrap_or_else(|why| fail(why));
+        played += 1;
+    }
+    server.audit().unwrap();
+    (played, given_up)
+}
+
+#[test]
+fn histories_make_no_difference() {
+    let Some(program) = reference::program("histories_make_no_difference") else { return };
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse().expect("a number"));
+    let seconds = number("STAUNCH_TEST_SECONDS").unwrap_or(6);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let seeds = match number("STAUNCH_TEST_SEED") {
+        Some(seed) => vec![seed],
+        None => vec![1, since.as_nanos() as u64],
+    };
+    for seed in &seeds {
+        println!("STAUNCH_TEST_SEED={seed}");
+        let reference = Reference::start(&program);
+        let duration = Duration::from_millis(1000 * seconds / seeds.len() as u64);
+        let (played, given_up) = play(*seed, duration, &reference);
+        println!("{played} histories, of which {given_up} were given up early");
+        assert!(given_up <= played / 2, "most histories are played to their ends");
+        assert_eq!(reference.panics(), Vec::<String>::new());
+    }
+}
