@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::common::Random;
 use super::compare::{Told, Verdict};
-use super::play::Play;
+use super::play::{ANSWERS, Actor, Play};
 use super::values;
 
 const SESSIONS: u64 = 3;
@@ -15,7 +15,7 @@ const OBSERVERS: i64 = 100;
 const SHARED: i64 = 99;
 /// A session's entities that it hands out.
 const ENTITIES: i64 = 50;
-const RESOLVE: &str = r#"<resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 901]>"#;
+const STURDYREF: &str = r#"<ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>"#;
 
 /// Which kinds of things happen in a history.
 struct Features {
@@ -38,6 +38,13 @@ struct Mine {
     holds: Vec<i64>,
 }
 
+impl Mine {
+    /// Whether it asks the gatekeeper.
+    fn is_question(&self) -> bool {
+        self.event.starts_with("[0 ")
+    }
+}
+
 #[derive(Default)]
 struct Session {
     name: u64,
@@ -54,6 +61,9 @@ enum Kind {
     Kept,
     /// The like, attenuated by another session: not to be passed on.
     Attenuated,
+    /// The dataspace, attenuated by another session: not to be passed on, and observing nothing, since it might tell
+    /// itself of what it tells itself for ever.
+    Dataspace,
     /// Any other.
     Loose,
 }
@@ -66,6 +76,8 @@ struct Turn {
     gives_up: BTreeSet<i64>,
     retracts_observe: bool,
     observes: bool,
+    /// What the gatekeeper will have to say to it.
+    answers: usize,
 }
 
 impl Turn {
@@ -129,7 +141,7 @@ impl<'p, 's> History<'p, 's> {
         let pins = (0..2).map(|n| format!("[1 <A <cap \"e{n} of {name}\" #:[0 {}]> {}>]", ENTITIES + n, 3 + n));
         let pins: String = pins.collect();
         self.play.turn(place, &pins);
-        self.play.check(Some(place), |_, _, _| false)
+        self.play.check(Some(Actor { place, answers: 0 }), |_, _, _| false)
     }
 
     fn step(&mut self) -> Result<Verdict, String> {
@@ -149,16 +161,30 @@ impl<'p, 's> History<'p, 's> {
         let is_plain = |told: &Told, oid: i64| {
             told.get(&oid).is_none_or(|told| told.iter().all(|seen| !seen.body.contains("#:")))
         };
-        self.play.check(Some(place), |_, told, oid| {
+        self.play.check(Some(Actor { place, answers: turn.answers }), |_, told, oid| {
             is_ordered && oid != SHARED && (!turn.observes || is_plain(told, oid))
         })
     }
 
     fn turn(&mut self, place: usize) -> Turn {
         let mut turn = Turn::default();
-        let mut parts: Vec<String> = Vec::new();
-        // Retractions are chosen first: what they may give up is not used by the others.
         let most = 1 + self.below(4);
+        // Retractions are chosen first: what they may give up is not used by the others.
+        let mut parts = self.retractions(place, most, &mut turn);
+        for _ in 0..=most {
+            let part = self.action(place, &mut turn);
+            parts.push(part);
+        }
+        while !parts.is_empty() {
+            let at = self.below(parts.len());
+            turn.text += &parts.swap_remove(at);
+        }
+        turn
+    }
+
+    /// Retractions of some of what a session has asserted; some are replacements.
+    fn retractions(&mut self, place: usize, most: usize, turn: &mut Turn) -> Vec<String> {
+        let (mut parts, mut replaced) = (Vec::new(), Vec::new());
         let crowd = self.sessions[place].mine.len().saturating_sub(25);
         for _ in 0..self.below(most).max(crowd) {
             let count = self.sessions[place].mine.len();
@@ -169,33 +195,23 @@ impl<'p, 's> History<'p, 's> {
             let mine = self.sessions[place].mine.remove(at);
             turn.gives_up.extend(&mine.holds);
             turn.retracts_observe |= mine.is_observe;
-            let mut part = format!("[1 <R {}>]", mine.handle);
-            if self.chance(5) && mine.holds.is_empty() && !mine.is_observe {
-                // Replaced by itself, or under its own handle.
-                let again = format!("{} {}>]", mine.event, mine.handle);
-                let other = self.sessions[place].take_handle();
-                match self.chance(2) {
-                    true => {
-                        part += &again;
-                        self.sessions[place].mine.push(mine);
-                    }
-                    false => {
-                        part = format!("{} {other}>] {part}", mine.event);
-                        self.sessions[place].mine.push(Mine { handle: other, ..mine });
-                    }
-                }
+            turn.answers += usize::from(mine.is_question());
+            let retraction = format!("[1 <R {}>]", mine.handle);
+            let is_plain = mine.holds.is_empty() && !mine.is_observe && !mine.is_question();
+            if !is_plain || !self.chance(5) {
+                parts.push(retraction);
+            } else if self.chance(2) {
+                // By itself, under its own handle.
+                parts.push(format!("{retraction} {} {}>]", mine.event, mine.handle));
+                replaced.push(mine);
+            } else {
+                let handle = self.sessions[place].take_handle();
+                parts.push(format!("{} {handle}>] {retraction}", mine.event));
+                replaced.push(Mine { handle, ..mine });
             }
-            parts.push(part);
         }
-        for _ in 0..=most {
-            let part = self.action(place, &mut turn);
-            parts.push(part);
-        }
-        while !parts.is_empty() {
-            let at = self.below(parts.len());
-            turn.text += &parts.swap_remove(at);
-        }
-        turn
+        self.sessions[place].mine.extend(replaced);
+        parts
     }
 
     fn action(&mut self, place: usize, turn: &mut Turn) -> String {
@@ -210,7 +226,10 @@ impl<'p, 's> History<'p, 's> {
             },
             11..=14 => self.observe(place, turn),
             15 => "[1 <S #:[0 900]>]".to_owned(),
-            16 => self.assert(place, "0", RESOLVE, Vec::new()),
+            16 if !self.sessions[place].mine.iter().any(Mine::is_question) && turn.answers == 0 => {
+                turn.answers += 1;
+                self.assert(place, "0", &format!("<resolve {STURDYREF} #:[0 {ANSWERS}]>"), Vec::new())
+            }
             17 => {
                 // There and gone in one turn.
                 let (fact, handle) = (values::fact(&mut self.random), self.sessions[place].take_handle());
@@ -255,7 +274,7 @@ impl<'p, 's> History<'p, 's> {
                 let observe = format!("<Observe {pattern} #:[1 1 <reject <lit {name}>> {echo}]>");
                 return self.assert(place, "1", &observe, Vec::new());
             }
-            2 | 3 if self.features.roams && !pattern.contains("<rec att") => match self.known(place, turn, |kind| kind != Kind::Loose) {
+            2 | 3 if self.features.roams && !pattern.contains("<rec att") => match self.known(place, turn, |kind| matches!(kind, Kind::Kept | Kind::Attenuated)) {
                 Some((oid, kind)) if kind == Kind::Attenuated || !self.features.attenuates || self.chance(2) => {
                     (format!("#:[1 %{oid}%]"), vec![oid])
                 }
@@ -283,7 +302,7 @@ impl<'p, 's> History<'p, 's> {
     /// Gives on what it has been told of, or an entity of its own, or the dataspace.
     fn give_on(&mut self, place: usize, turn: &Turn) -> String {
         let name = self.sessions[place].name;
-        match self.known(place, turn, |kind| kind != Kind::Attenuated) {
+        match self.known(place, turn, |kind| matches!(kind, Kind::Kept | Kind::Loose)) {
             Some((oid, _)) if self.chance(2) => {
                 let value = format!("<cap \"given by {name}\" #:[1 %{oid}%]>");
                 self.assert(place, "1", &value, vec![oid])
@@ -300,12 +319,14 @@ impl<'p, 's> History<'p, 's> {
     fn hand_out_attenuated(&mut self, place: usize, turn: &Turn) -> String {
         let session = &self.sessions[place];
         let (label, again) = (session.label(), session.attenuated.len());
+        let mut what = "ds ";
         let (reference, holds) = match self.known(place, turn, |kind| kind == Kind::Kept) {
             _ if again > 0 && self.chance(3) => {
                 let at = self.below(again);
                 (self.sessions[place].attenuated[at].clone(), Vec::new())
             }
             Some((oid, _)) if self.chance(2) => {
+                what = "";
                 let caveats = values::caveats(&mut self.random, &label);
                 (format!("#:[1 %{oid}% {caveats}]"), vec![oid])
             }
@@ -315,9 +336,9 @@ impl<'p, 's> History<'p, 's> {
                 (reference, Vec::new())
             }
         };
-        // A label of its own, which it does not observe itself.
-        let number = self.sessions[place].attenuated.len();
-        self.assert(place, "1", &format!("<att{place} \"att {number} by {label}\" {reference}>"), holds)
+        // A label of its own, which it does not observe itself, and a number by which others know it.
+        let number = self.sessions[place].take_handle();
+        self.assert(place, "1", &format!("<att{place} \"att {what}{number} by {label}\" {reference}>"), holds)
     }
 
     /// Asserts at what it has been told of, or sends there.
@@ -330,13 +351,13 @@ impl<'p, 's> History<'p, 's> {
         }
         let value = match self.random.below(4) {
             0 if kind != Kind::Loose => format!("<give \"e1 of {name}\" #:[0 {}]>", ENTITIES + 1),
-            1 if kind == Kind::Attenuated => {
+            1 if kind == Kind::Dataspace => {
                 turn.observes = true;
                 let at = self.below(self.patterns.len());
                 let pattern = self.pattern(at, place);
                 match turn.gives_up_some() && shows_capabilities(&pattern) {
                     true => fact,
-                    false => format!("<Observe {pattern} #:[0 {}]>", OBSERVERS + at as i64),
+                    false => format!("<Observe {pattern} #:[0 {}] \"o of {name}\">", OBSERVERS + at as i64),
                 }
             }
             _ => fact,
@@ -351,6 +372,7 @@ impl<'p, 's> History<'p, 's> {
             for oid in seen.oids.iter().filter(|oid| **oid > 1) {
                 let kind = match seen.body.as_str() {
                     body if body.contains("alive") => continue,
+                    body if body.contains("\"att ds ") => Kind::Dataspace,
                     body if body.contains("\"att ") => Kind::Attenuated,
                     body if body.contains("\"e") => Kind::Kept,
                     _ => Kind::Loose,

@@ -23,6 +23,18 @@ impl At {
     }
 }
 
+/// A session's entity to which the gatekeeper's answers go.
+pub const ANSWERS: i64 = 901;
+
+/// Who has done something.
+#[derive(Debug, Clone, Copy)]
+pub struct Actor {
+    /// The session's place among the others.
+    pub place: usize,
+    /// How many answers by the gatekeeper, and retractions of such, that comes to. No Sync tells when they have come.
+    pub answers: usize,
+}
+
 /// A session at one broker.
 struct Seat {
     client: Client,
@@ -54,10 +66,14 @@ impl Side {
     }
 
     /// Waits until the broker has handled all that was sent, and has told everybody.
-    fn settle(&mut self, actor: Option<usize>, rounds: usize) -> Vec<Vec<Event>> {
+    fn settle(&mut self, actor: Option<Actor>, rounds: usize) -> Vec<Vec<Event>> {
         let mut came: Vec<Vec<Event>> = vec![Vec::new(); self.seats.len()];
-        if let Some(actor) = actor {
-            came[actor].extend(self.seats[actor].client.sync());
+        if let Some(Actor { place, answers }) = actor {
+            let (client, came) = (&mut self.seats[place].client, &mut came[place]);
+            came.extend(client.sync());
+            while came.iter().filter(|event| event.oid == ANSWERS).count() < answers {
+                came.extend(client.turn());
+            }
         }
         for _ in 0..rounds {
             for (seat, came) in self.seats.iter_mut().zip(&mut came) {
@@ -127,7 +143,7 @@ impl<'s> Play<'s> {
     /// If they differ: how.
     pub fn check(
         &mut self,
-        actor: Option<usize>,
+        actor: Option<Actor>,
         in_order: impl Fn(usize, &Told, i64) -> bool,
     ) -> Result<Verdict, String> {
         let mut one = self.one.settle(actor, 1);
@@ -169,6 +185,9 @@ impl<'s> Play<'s> {
             let count = side.seats.len();
             side.seats.drain(..).for_each(|seat| seat.client.kill());
             (0..count).for_each(|_| assert_eq!(side.watcher.event().kind, 'R', "it has gone"));
+            // What the dataspace has told itself of their ends is done.
+            (0..2).for_each(|_| assert_eq!(side.watcher.sync(), []));
+            until("nothing is owed", || self.server.total_debt() == 0);
             side.watcher.send(&format!("[[1 <R 2>] {}]", observe("<bind <_>>", 3, 3)));
             let left = side.watcher.sync();
             let is_own = |event: &Event| event.kind == 'R' || event.body.contains("#:[1, 3]");
@@ -177,7 +196,6 @@ impl<'s> Play<'s> {
             }
         }
         until("all connections but the watcher's have gone", || self.server.connections() == 1);
-        until("nothing is owed", || self.server.total_debt() == 0);
         self.one.watcher.kill();
         self.two.watcher.kill();
         until("the last connection has gone", || self.server.connections() == 0);

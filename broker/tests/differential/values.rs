@@ -23,13 +23,16 @@ pub fn value(random: &mut Random, depth: u32) -> String {
     if depth == 0 || random.below(3) > 0 {
         return atom(random);
     }
-    let mut inner = || value(random, depth - 1);
-    let (one, two) = (inner(), inner());
-    match random.below(5) {
+    if random.below(6) == 0 {
+        // What is written differently is different.
+        let (one, two) = (atom(random), atom(random));
+        return if one == two { format!("#{{{one}}}") } else { format!("#{{{one} {two}}}") };
+    }
+    let (one, two) = (value(random, depth - 1), value(random, depth - 1));
+    match random.below(4) {
         0 => format!("[{one} {two}]"),
         1 => format!("[{one}]"),
         2 => format!("{{k: {one}}}"),
-        3 if one != two => format!("#{{{one} {two}}}"),
         _ => format!("<r {one} {two}>"),
     }
 }
@@ -134,7 +137,7 @@ fn rewrite(random: &mut Random, name: &str) -> String {
         3 => ("<rec b [<bind SignedInteger>]>", "<arr [<lit x> <ref 0> <lit 0>]>"),
         4 => ("<dict {k: <bind <_>>}>", "<dict {k: <ref 0> j: <lit 1>}>"),
         5 => ("<arr [<bind <_>> <bind <bind <_>>>]>", "<rec b [<arr [<ref 2> <ref 0>]>]>"),
-        6 => ("<bind <and [<rec Observe [<_> <_>]> <_>]>>", "<ref 0>"),
+        6 => ("<bind <and [<rec Observe [<_> <_> String]> <_>]>>", "<ref 0>"),
         _ => {
             let attenuated = format!("<attenuate <ref 1> [<reject <lit given-by-{name}>>]>");
             return format!("<rewrite <rec give [<bind <_>> <bind Embedded>]> <rec cap [<ref 0> {attenuated}]>>");

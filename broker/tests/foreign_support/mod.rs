@@ -179,6 +179,11 @@ impl Broker {
         }
     }
 
+    /// Ends it without warning.
+    pub(crate) fn kill(&mut self) {
+        self.running.kill();
+    }
+
     /// Ends it, and makes sure that it has ended no connection itself, and has had nothing to complain about.
     pub(crate) fn end(mut self) {
         self.running.check_running();
