@@ -8,7 +8,39 @@
 //! what does not exist, and sessions that are killed.
 //!
 //! One fixed seed is played, and one new one, which is printed, half of `STAUNCH_TEST_SECONDS` (6) each;
-//! `STAUNCH_TEST_SEED` plays that one alone. The server of the reference is found as `foreign_support/reference.rs` says.
+//! `STAUNCH_TEST_SEED` plays that one alone. Where the server of the reference is found says
+//! `foreign_support/reference.rs`.
+//!
+//! # What is not compared
+//! Nobody promises an order among several observations of one entity's, or between two ways to one entity; of
+//! retractions when an observation or a session ends; of captures that differ in capabilities alone. There, what comes is
+//! compared as a multiset. Where new capabilities come of which even so it cannot be told which is which, a history ends.
+//!
+//! # What the reference does otherwise, and is avoided
+//! - Two sessions that attenuate the same thing equally make it panic. Each has a caveat of its own here.
+//! - What a session has attenuated itself comes back to it as if it were not attenuated (it has the other as well; here
+//!   it comes as what it is). None observes its own.
+//! - A Sync for a peer's entity, or a message that introduces a capability, ends the session that it is passed on to. Syncs
+//!   go to the dataspace; messages refer to nothing but the dataspace, which everybody holds.
+//! - What a turn gives up is given up when the turn is read, so what the same turn has the session told of comes under
+//!   another oid, its own entities as if they were somebody else's. Here it is given up when the turn takes effect. Turns
+//!   that give up something observe nothing that shows capabilities.
+//! - An event behind the last retraction that held its target, in one turn, is dropped; here it arrives, since targets are
+//!   looked up before anything takes effect: to give up while reading would lose what is retracted and asserted again in
+//!   one turn. No turn uses what it may give up.
+//! - What it tells an entity that its owner has taken back is never given back, and keeps its oid. Entities that are told of
+//!   capabilities are not taken back here.
+//! - Of observations that differ in surplus fields alone, one's end ends both, and leaves assertions behind. Equal patterns
+//!   with one observer have equal surplus here; patterns have none.
+//! - Integers from 2^127 on are not always in order; none is so large here.
+//! - A state of more than 512 captures lists is replayed in order; here in any. None is so large.
+//! - A dataspace that asserts an Observe subscribes its observer; here it does not (ARCHITECTURE.md, "Observers in this
+//!   process"). And one that tells itself of what it tells itself goes on for ever; here that ends. What the dataspace tells
+//!   itself here is neither.
+//!
+//! # What the reference does otherwise, and is allowed for
+//! - What is given back and comes again in one turn keeps its oid there until the turn has been sent; here it has a new one at
+//!   once. See `Pairing::released`.
 
 mod common;
 mod differential;
