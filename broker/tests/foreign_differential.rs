@@ -18,6 +18,7 @@
 //!
 //! # What the reference does otherwise, and is avoided
 //! - Two sessions that attenuate the same thing equally make it panic. Each has a caveat of its own here.
+//! - `<or [x]>` and `x` make equal capabilities; here not, as what they are made of is not. No `or` has one alternative.
 //! - What a session has attenuated itself comes back to it as if it were not attenuated (it has the other as well; here
 //!   it comes as what it is). None observes its own.
 //! - A Sync for a peer's entity, or a message that introduces a capability, ends the session that it is passed on to. Syncs

@@ -122,7 +122,8 @@ fn caveat(random: &mut Random, name: &str) -> String {
         // What is not known lets nothing pass.
         9 if random.below(4) == 0 => "<zork>".to_owned(),
         _ => {
-            let count = 1 + random.below(3);
+            // With one alternative it would be that, to the reference.
+            let count = 2 + random.below(2);
             let all: Vec<String> = (0..count).map(|_| rewrite(random, name)).collect();
             format!("<or [{}]>", all.join(" "))
         }
