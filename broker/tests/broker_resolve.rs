@@ -92,7 +92,9 @@ impl Peer {
     /// Makes sure that events for `oid` go nowhere: not even a Sync is answered.
     #[track_caller]
     fn cannot_use(&mut self, oid: i64, witness: &mut Peer) {
-        self.send(&format!("[[{oid} <M <x lost>>] [{oid} <A <x lost> 900>] [{oid} <S #:[0 9]>] [{oid} <R 900>]]"));
+        self.send(&format!(
+            "[[{oid} <M <x lost>>] [{oid} <A <x lost> 900>] [{oid} <S #:[0 9]>] [{oid} <R 900>]]"
+        ));
         self.told(&[]);
         witness.sees(&[]);
     }
@@ -259,7 +261,10 @@ fn an_answer_elsewhere_goes_with_its_question() {
             let mut asker = broker.connect();
             asker.resolve(PLAIN, 1);
             asker.told(&["0 A <ok #:[0, 1]>"]);
-            asker.send(&format!("[{}]", observe("<group <rec labelled> {1: <group <rec given> {0: <bind <_>>}>}>", 3, 2)));
+            asker.send(&format!(
+                "[{}]",
+                observe("<group <rec labelled> {1: <group <rec given> {0: <bind <_>>}>}>", 3, 2)
+            ));
             asker.told(&["3 A [#:[0, 2]]"]);
             asker.send(&format!("[[0 <A <resolve {PLAIN} #:[1 2]> 3>]]"));
             beneficiary.told(&[&format!("8 A <ok #:[0, {oid}]>")]);

@@ -74,7 +74,8 @@ impl Watcher {
     /// Waits until just so many of others' assertions are there, with this among them.
     fn waits_for(&mut self, who: Option<&str>, count: usize) {
         let who = who.map(|who| format!("[{who:?}]"));
-        let is_there = |live: &BTreeMap<i64, String>| who.iter().all(|who| live.values().any(|body| body == who));
+        let is_there =
+            |live: &BTreeMap<i64, String>| who.iter().all(|who| live.values().any(|body| body == who));
         while self.live.len() != count || !is_there(&self.live) {
             self.take_turn();
         }
@@ -120,12 +121,11 @@ fn a_client_that_is_killed_is_gone_and_comes_back() {
     for name in ["first", "second"] {
         let mut client = stage.start_client(name, broker.tcp);
         check_all(&mut watcher, &mut client, &mut 0);
-        // Something that is not read any more.
+        // Some of what is on its way to it is not read any more.
         client.signal("-STOP");
-        watcher.client.send(r#"[[1 <A <Present "unseen"> 21>] [1 <M <Ping 2>>] [1 <R 21>]]"#);
+        watcher.client.send(r#"[[1 <A <Present "late"> 21>] [1 <R 21>]]"#);
         client.kill();
         watcher.waits_for(None, 0);
-        assert_eq!(watcher.messages, Vec::<String>::new());
     }
     drop(watcher);
     broker.end();

@@ -195,7 +195,12 @@ pub fn compare(
 }
 
 /// Strikes what refers to nothing new.
-fn strike_known(oid: i64, one: &mut Vec<Seen>, two: &mut Vec<Seen>, pairing: &mut Pairing) -> Result<(), String> {
+fn strike_known(
+    oid: i64,
+    one: &mut Vec<Seen>,
+    two: &mut Vec<Seen>,
+    pairing: &mut Pairing,
+) -> Result<(), String> {
     let mut rest = Vec::new();
     for seen in one.drain(..) {
         if !pairing.knows_all(&seen.oids) {
@@ -203,7 +208,8 @@ fn strike_known(oid: i64, one: &mut Vec<Seen>, two: &mut Vec<Seen>, pairing: &mu
             continue;
         }
         let at = two.iter().position(|other| {
-            (other.kind, &other.body) == (seen.kind, &seen.body) && pairing.clone().pair(&seen.oids, &other.oids)
+            (other.kind, &other.body) == (seen.kind, &seen.body)
+                && pairing.clone().pair(&seen.oids, &other.oids)
         });
         match at {
             Some(at) => drop(two.remove(at)),
@@ -259,7 +265,10 @@ fn match_rest(pools: &[(i64, Vec<Seen>, Vec<Seen>)], pairing: &mut Pairing) -> R
         Search { is_taken: vec![false; two.len()], one, two, found: Vec::new(), steps_left: STEPS_MAX };
     search.go(0, pairing);
     match &search.found[..] {
-        [] => Err(format!("no pairing of new oids makes these the same:\n  {:?}\n  {:?}", search.one, search.two)),
+        [] => Err(format!(
+            "no pairing of new oids makes these the same:\n  {:?}\n  {:?}",
+            search.one, search.two
+        )),
         [only] => {
             pairing.clone_from(only);
             Ok(Verdict::Same)
@@ -273,7 +282,8 @@ mod tests {
     use super::*;
 
     fn told(events: &[(&str, &[i64])]) -> Told {
-        let seen = |(body, oids): &(&str, &[i64])| Seen { kind: 'A', body: (*body).to_owned(), oids: oids.to_vec() };
+        let seen =
+            |(body, oids): &(&str, &[i64])| Seen { kind: 'A', body: (*body).to_owned(), oids: oids.to_vec() };
         Told::from([(7, events.iter().map(seen).collect())])
     }
 

@@ -138,7 +138,8 @@ impl<'p, 's> History<'p, 's> {
         let name = self.names;
         self.sessions.insert(place, Session { name, next_handle: 10, ..Session::default() });
         self.play.enter(place, name);
-        let pins = (0..2).map(|n| format!("[1 <A <cap \"e{n} of {name}\" #:[0 {}]> {}>]", ENTITIES + n, 3 + n));
+        let pins =
+            (0..2).map(|n| format!("[1 <A <cap \"e{n} of {name}\" #:[0 {}]> {}>]", ENTITIES + n, 3 + n));
         let pins: String = pins.collect();
         self.play.turn(place, &pins);
         self.play.check(Some(Actor { place, answers: 0 }), |_, _, _| false)
@@ -274,16 +275,20 @@ impl<'p, 's> History<'p, 's> {
                 let observe = format!("<Observe {pattern} #:[1 1 <reject <lit {name}>> {echo}]>");
                 return self.assert(place, "1", &observe, Vec::new());
             }
-            2 | 3 if self.features.roams && !pattern.contains("<rec att") => match self.known(place, turn, |kind| matches!(kind, Kind::Kept | Kind::Attenuated)) {
-                Some((oid, kind)) if kind == Kind::Attenuated || !self.features.attenuates || self.chance(2) => {
-                    (format!("#:[1 %{oid}%]"), vec![oid])
+            2 | 3 if self.features.roams && !pattern.contains("<rec att") => {
+                match self.known(place, turn, |kind| matches!(kind, Kind::Kept | Kind::Attenuated)) {
+                    Some((oid, kind))
+                        if kind == Kind::Attenuated || !self.features.attenuates || self.chance(2) =>
+                    {
+                        (format!("#:[1 %{oid}%]"), vec![oid])
+                    }
+                    Some((oid, _)) => {
+                        let caveats = values::caveats(&mut self.random, &self.sessions[place].label());
+                        (format!("#:[1 %{oid}% {caveats}]"), vec![oid])
+                    }
+                    None => (format!("#:[0 {}]", ENTITIES), Vec::new()),
                 }
-                Some((oid, _)) => {
-                    let caveats = values::caveats(&mut self.random, &self.sessions[place].label());
-                    (format!("#:[1 %{oid}% {caveats}]"), vec![oid])
-                }
-                None => (format!("#:[0 {}]", ENTITIES), Vec::new()),
-            },
+            }
             4 if self.features.roams => (format!("#:[0 {}]", ENTITIES + 1), Vec::new()),
             // By the surplus field others can tell whose it is.
             _ => (format!("#:[0 {}] \"o of {name}\"", OBSERVERS + at as i64), Vec::new()),
@@ -309,7 +314,8 @@ impl<'p, 's> History<'p, 's> {
             }
             _ if self.chance(2) => self.assert(place, "1", "<cap \"all\" #:[1 1]>", Vec::new()),
             _ => {
-                let value = format!("<cap \"e0 of {name}\" #:[0 {ENTITIES}] {}>", values::atom(&mut self.random));
+                let value =
+                    format!("<cap \"e0 of {name}\" #:[0 {ENTITIES}] {}>", values::atom(&mut self.random));
                 self.assert(place, "1", &value, Vec::new())
             }
         }
@@ -406,7 +412,8 @@ impl Session {
 
 /// Whether whoever observes so is told of capabilities.
 fn shows_capabilities(pattern: &str) -> bool {
-    pattern == "<bind <_>>" || ["<rec cap>", "<rec att", "<rec Observe>"].iter().any(|label| pattern.contains(label))
+    pattern == "<bind <_>>"
+        || ["<rec cap>", "<rec att", "<rec Observe>"].iter().any(|label| pattern.contains(label))
 }
 
 /// One for the pool of a history.

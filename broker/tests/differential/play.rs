@@ -158,12 +158,15 @@ impl<'s> Play<'s> {
             let told_one = self.one.seats[place].ledger.take(one);
             let told_two = self.two.seats[place].ledger.take(two);
             let show = |why: String| {
-                format!("session {place}: {why}\n  Staunch said:       {one:?}\n  the reference said: {two:?}")
+                format!(
+                    "session {place}: {why}\n  Staunch said:       {one:?}\n  the reference said: {two:?}"
+                )
             };
             let (told_one, told_two) = (told_one.map_err(&show)?, told_two.map_err(&show)?);
             let pairing = &mut self.pairings[place];
             pairing.released.clone_from(&self.one.seats[place].ledger.released);
-            let found = compare(&told_one, &told_two, pairing, |oid| in_order(place, &told_two, oid)).map_err(&show)?;
+            let found = compare(&told_one, &told_two, pairing, |oid| in_order(place, &told_two, oid))
+                .map_err(&show)?;
             if found == Verdict::Ambiguous {
                 verdict = found;
             }

@@ -11,8 +11,21 @@ fn pick<'a>(random: &mut Random, choices: &[&'a str]) -> &'a str {
 
 /// An atom that a `lit` can hold.
 pub fn atom(random: &mut Random) -> String {
-    let choices =
-        ["0", "1", "2", "-1", "1.5", "x", "y", "\"x\"", "\"\"", "#t", "#f", "#\"x\"", "170141183460469231731687303715884105727"];
+    let choices = [
+        "0",
+        "1",
+        "2",
+        "-1",
+        "1.5",
+        "x",
+        "y",
+        "\"x\"",
+        "\"\"",
+        "#t",
+        "#f",
+        "#\"x\"",
+        "170141183460469231731687303715884105727",
+    ];
     // The first ones more often.
     let end = 1 + random.below(choices.len() as u64) as usize;
     pick(random, &choices[..end]).to_owned()
@@ -118,7 +131,10 @@ fn caveat(random: &mut Random, name: &str) -> String {
         5 => format!("<reject <rec a [<lit {}> <_>]>>", atom(random)),
         6 => "<reject <not <rec a [<_> <and [<not String> <_>]>]>>>".to_owned(),
         7 => "<reject <rec c [<_> <_> <_>]>>".to_owned(),
-        8 => format!("<reject <rec b [{}]>>", pick(random, &["SignedInteger", "Symbol", "Boolean", "Double", "ByteString"])),
+        8 => format!(
+            "<reject <rec b [{}]>>",
+            pick(random, &["SignedInteger", "Symbol", "Boolean", "Double", "ByteString"])
+        ),
         // What is not known lets nothing pass.
         9 if random.below(4) == 0 => "<zork>".to_owned(),
         _ => {
@@ -141,7 +157,9 @@ fn rewrite(random: &mut Random, name: &str) -> String {
         6 => ("<bind <and [<rec Observe [<_> <_> String]> <_>]>>", "<ref 0>"),
         _ => {
             let attenuated = format!("<attenuate <ref 1> [<reject <lit given-by-{name}>>]>");
-            return format!("<rewrite <rec give [<bind <_>> <bind Embedded>]> <rec cap [<ref 0> {attenuated}]>>");
+            return format!(
+                "<rewrite <rec give [<bind <_>> <bind Embedded>]> <rec cap [<ref 0> {attenuated}]>>"
+            );
         }
     };
     format!("<rewrite {pattern} {template}>")

@@ -63,7 +63,8 @@ impl Reference {
         let mut reference = Reference { running, socket, _folder: folder };
         until("the reference to listen", || {
             reference.running.check_running();
-            UnixStream::connect(&reference.socket).map_err(|error| format!("{error}: {}", reference.running.said()))
+            UnixStream::connect(&reference.socket)
+                .map_err(|error| format!("{error}: {}", reference.running.said()))
         });
         reference
     }
