@@ -32,14 +32,16 @@ impl Broker {
         Peer { client, live: HashMap::new() }
     }
 
-    /// One that observes everything in the dataspace but observations, at its 7, and knows where it is: at its oid 1.
-    fn witness(&self) -> Peer {
+    /// One that observes what is going on in the dataspace, at its 7, and sees this in the beginning. It has the dataspace
+    /// as oid 1.
+    fn witness(&self, expected: &[&str]) -> Peer {
         let mut witness = self.connect();
         witness.resolve(PLAIN, 1);
         witness.told(&["0 A <ok #:[0, 1]>"]);
         let patterns = ["x", "labelled", "given"].map(|label| format!("<bind <group <rec {label}> {{}}>>"));
         let all = patterns.iter().zip(2..).map(|(pattern, handle)| observe(pattern, 7, handle));
         witness.send(&format!("[{}]", all.collect::<String>()));
+        witness.sees(expected);
         witness
     }
 }
@@ -124,7 +126,7 @@ fn at_both(test: &str, script: impl Fn(&Broker)) {
 #[test]
 fn a_question_withdrawn_ends_access() {
     at_both("a_question_withdrawn_ends_access", |broker| {
-        let (mut witness, mut asker) = (broker.witness(), broker.connect());
+        let (mut witness, mut asker) = (broker.witness(&[]), broker.connect());
         asker.resolve(PLAIN, 1);
         asker.told(&["0 A <ok #:[0, 1]>"]);
         asker.can_use(1, &mut witness, "<x 0>");
@@ -144,7 +146,7 @@ fn a_question_withdrawn_ends_access() {
 #[test]
 fn equal_questions_are_one_until_the_last_is_withdrawn() {
     at_both("equal_questions_are_one_until_the_last_is_withdrawn", |broker| {
-        let (mut witness, mut asker) = (broker.witness(), broker.connect());
+        let (mut witness, mut asker) = (broker.witness(&[]), broker.connect());
         asker.resolve(PLAIN, 1);
         asker.told(&["0 A <ok #:[0, 1]>"]);
         asker.resolve(PLAIN, 2);
@@ -162,7 +164,7 @@ fn equal_questions_are_one_until_the_last_is_withdrawn() {
 #[test]
 fn what_was_asserted_there_holds_on_and_keeps_it() {
     at_both("what_was_asserted_there_holds_on_and_keeps_it", |broker| {
-        let (mut witness, mut asker) = (broker.witness(), broker.connect());
+        let (mut witness, mut asker) = (broker.witness(&[]), broker.connect());
         asker.resolve(PLAIN, 1);
         asker.told(&["0 A <ok #:[0, 1]>"]);
         asker.send("[[1 <A <x 1> 5>]]");
@@ -189,7 +191,7 @@ fn what_was_asserted_there_holds_on_and_keeps_it() {
 #[test]
 fn what_was_handed_on_goes_with_what_handed_it_on() {
     at_both("what_was_handed_on_goes_with_what_handed_it_on", |broker| {
-        let (mut witness, mut asker) = (broker.witness(), broker.connect());
+        let (mut witness, mut asker) = (broker.witness(&[]), broker.connect());
         asker.resolve(LABELLED, 1);
         asker.told(&["0 A <ok #:[0, 1]>"]);
         asker.can_use(1, &mut witness, r#"<labelled "alice" <x 0>>"#);
@@ -207,8 +209,7 @@ fn what_was_handed_on_goes_with_what_handed_it_on() {
         asker.send("[[2 <R 5>]]");
         asker.told(&[]);
         witness.sees(&["7 R [<given #:[0, 2] #:[0, 3]>]"]);
-        let mut other = broker.witness();
-        other.sees(&[]);
+        let mut other = broker.witness(&[]);
         for oid in [2, 3] {
             witness.cannot_use(oid, &mut other);
         }
@@ -219,7 +220,7 @@ fn what_was_handed_on_goes_with_what_handed_it_on() {
 #[test]
 fn what_was_handed_on_goes_with_the_connection_that_handed_it_on() {
     at_both("what_was_handed_on_goes_with_the_connection_that_handed_it_on", |broker| {
-        let (mut witness, mut asker) = (broker.witness(), broker.connect());
+        let (mut witness, mut asker) = (broker.witness(&[]), broker.connect());
         asker.resolve(LABELLED, 1);
         asker.told(&["0 A <ok #:[0, 1]>"]);
         asker.resolve(PLAIN, 2);
@@ -232,8 +233,7 @@ fn what_was_handed_on_goes_with_the_connection_that_handed_it_on() {
         witness.sees(&[r#"7 A [<labelled "alice" <x 1>>]"#]);
         asker.client.kill();
         witness.told(&["7 R [<given #:[0, 2] #:[0, 3]>]"]);
-        let mut other = broker.witness();
-        other.sees(&[r#"7 A [<labelled "alice" <x 1>>]"#]);
+        let mut other = broker.witness(&[r#"7 A [<labelled "alice" <x 1>>]"#]);
         witness.cannot_use(2, &mut other);
         witness.send("[[3 <M <x 2>>] [3 <M <y 3>>] [3 <S #:[0 9]>]]");
         witness.sees(&[r#"7 M [<labelled "alice" <x 2>>]"#, "9 M #t"]);
@@ -249,7 +249,7 @@ fn what_was_handed_on_goes_with_the_connection_that_handed_it_on() {
 #[test]
 fn an_answer_elsewhere_goes_with_its_question() {
     at_both("an_answer_elsewhere_goes_with_its_question", |broker| {
-        let mut witness = broker.witness();
+        let mut witness = broker.witness(&[]);
         let mut beneficiary = broker.connect();
         beneficiary.resolve(LABELLED, 1);
         beneficiary.told(&["0 A <ok #:[0, 1]>"]);

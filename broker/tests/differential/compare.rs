@@ -160,6 +160,9 @@ pub enum Verdict {
     Ambiguous,
 }
 
+/// What came at one entity of a session's, from either broker.
+type Pool = (i64, Vec<Seen>, Vec<Seen>);
+
 /// Compares what two brokers told a session; `in_order` says whether at this entity of the session's the order counts.
 ///
 /// # Errors
@@ -170,7 +173,7 @@ pub fn compare(
     pairing: &mut Pairing,
     in_order: impl Fn(i64) -> bool,
 ) -> Result<Verdict, String> {
-    let mut pools = Vec::new();
+    let mut pools: Vec<Pool> = Vec::new();
     let none = Vec::new();
     let all: BTreeSet<i64> = one.keys().chain(two.keys()).copied().collect();
     for oid in all {
@@ -255,9 +258,9 @@ impl Search {
     }
 }
 
-fn match_rest(pools: &[(i64, Vec<Seen>, Vec<Seen>)], pairing: &mut Pairing) -> Result<Verdict, String> {
+fn match_rest(pools: &[Pool], pairing: &mut Pairing) -> Result<Verdict, String> {
     const STEPS_MAX: u32 = 20_000;
-    let flat = |choose: fn(&(i64, Vec<Seen>, Vec<Seen>)) -> &Vec<Seen>| -> Vec<(i64, Seen)> {
+    let flat = |choose: fn(&Pool) -> &Vec<Seen>| -> Vec<(i64, Seen)> {
         pools.iter().flat_map(|pool| choose(pool).iter().map(|seen| (pool.0, seen.clone()))).collect()
     };
     let (one, two) = (flat(|pool| &pool.1), flat(|pool| &pool.2));
