@@ -116,7 +116,7 @@ fn at_both(test: &str, script: impl Fn(&Broker)) {
     script(&Broker::Staunch(address));
     until("all has gone", || server.connections() == 0 && server.index_counts() == (0, 0, 0));
     until("nothing is owed", || server.total_debt() == 0);
-    if let Some(program) = reference::program(test) {
+    if let Some(program) = reference::program(&format!("{test} at the reference")) {
         let reference = Reference::start(&program);
         script(&Broker::Reference(reference.socket.clone()));
         assert_eq!(reference.panics(), Vec::<String>::new());

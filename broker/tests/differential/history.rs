@@ -142,7 +142,7 @@ impl<'p, 's> History<'p, 's> {
             (0..2).map(|n| format!("[1 <A <cap \"e{n} of {name}\" #:[0 {}]> {}>]", ENTITIES + n, 3 + n));
         let pins: String = pins.collect();
         self.play.turn(place, &pins);
-        self.play.check(Some(Actor { place, answers: 0 }), |_, _, _| false)
+        self.play.check(Some(Actor { place, answers: 0 }), |_, _| false)
     }
 
     fn step(&mut self) -> Result<Verdict, String> {
@@ -151,7 +151,7 @@ impl<'p, 's> History<'p, 's> {
             self.play.kill(place);
             self.sessions.remove(place);
             // What they are told of the end comes in any order.
-            if self.play.check(None, |_, _, _| false)? == Verdict::Ambiguous {
+            if self.play.check(None, |_, _| false)? == Verdict::Ambiguous {
                 return Ok(Verdict::Ambiguous);
             }
             return self.enter(place);
@@ -162,7 +162,7 @@ impl<'p, 's> History<'p, 's> {
         let is_plain = |told: &Told, oid: i64| {
             told.get(&oid).is_none_or(|told| told.iter().all(|seen| !seen.body.contains("#:")))
         };
-        self.play.check(Some(Actor { place, answers: turn.answers }), |_, told, oid| {
+        self.play.check(Some(Actor { place, answers: turn.answers }), |told, oid| {
             is_ordered && oid != SHARED && (!turn.observes || is_plain(told, oid))
         })
     }

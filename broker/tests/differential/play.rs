@@ -137,14 +137,15 @@ impl<'s> Play<'s> {
         }
     }
 
-    /// Waits for all consequences and compares what the sessions were told.
+    /// Waits for all consequences and compares what the sessions were told; `in_order` says, of what one of them was told,
+    /// whether at this entity of its the order counts.
     ///
     /// # Errors
     /// If they differ: how.
     pub fn check(
         &mut self,
         actor: Option<Actor>,
-        in_order: impl Fn(usize, &Told, i64) -> bool,
+        in_order: impl Fn(&Told, i64) -> bool,
     ) -> Result<Verdict, String> {
         let mut one = self.one.settle(actor, 1);
         // Some of it may have gone through a queue of the dataspace's own: it is owed for until it has come through.
@@ -165,8 +166,8 @@ impl<'s> Play<'s> {
             let (told_one, told_two) = (told_one.map_err(&show)?, told_two.map_err(&show)?);
             let pairing = &mut self.pairings[place];
             pairing.released.clone_from(&self.one.seats[place].ledger.released);
-            let found = compare(&told_one, &told_two, pairing, |oid| in_order(place, &told_two, oid))
-                .map_err(&show)?;
+            let found =
+                compare(&told_one, &told_two, pairing, |oid| in_order(&told_two, oid)).map_err(&show)?;
             if found == Verdict::Ambiguous {
                 verdict = found;
             }
