@@ -8,8 +8,8 @@
 //! what does not exist, and sessions that are killed.
 //!
 //! One fixed seed is played, and one new one, which is printed, half of `STAUNCH_TEST_SECONDS` (6) each;
-//! `STAUNCH_TEST_SEED` plays that one alone. Where the server of the reference is found says
-//! `foreign_support/reference.rs`.
+//! `STAUNCH_TEST_SEED` plays that one alone. What makes a difference is printed, and the seed that begins with it.
+//! Where the server of the reference is found says `foreign_support/reference.rs`.
 //!
 //! # What is not compared
 //! Nobody promises an order among several observations of one entity's, or between two ways to one entity; of
@@ -65,19 +65,18 @@ fn words(panic: Box<dyn std::any::Any + Send>) -> String {
 
 /// Plays histories from one seed for a while; returns how many, and how many were given up.
 fn play(seed: u64, duration: Duration, reference: &Reference) -> (u64, u64) {
-    let (start, mut random) = (Instant::now(), Random(seed | 1));
+    let (start, mut random, mut history) = (Instant::now(), Random(seed | 1), seed | 1);
     let (server, _) = start_default();
     let (mut played, mut given_up) = (0, 0);
     while start.elapsed() < duration || played == 0 {
-        let history = Random(random.next() | 1);
         let mut play = Play::new(&server, reference.socket.clone());
-        let run = std::panic::AssertUnwindSafe(|| History::new(&mut play, history).run());
+        let run = std::panic::AssertUnwindSafe(|| History::new(&mut play, Random(history)).run());
         let outcome = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(words(panic)));
         let trace = std::mem::take(&mut play.trace);
         let fail = |why: String| -> ! {
             panic!(
                 "history {played} of seed {seed} makes a difference.\n{}\n{why}\nThe reference's panics: {:?}\n\
-                 STAUNCH_TEST_SEED={seed} plays it again",
+                 STAUNCH_TEST_SEED={history} begins with it",
                 trace.join("\n"),
                 reference.panics()
             )
@@ -90,6 +89,7 @@ fn play(seed: u64, duration: Duration, reference: &Reference) -> (u64, u64) {
         let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play.end()));
         end.unwrap_or_else(|panic| Err(words(panic))).unwrap_or_else(|why| fail(why));
         played += 1;
+        history = random.next() | 1;
     }
     server.audit().unwrap();
     (played, given_up)
