@@ -17,7 +17,7 @@ const PROGRAMS: [&str; 5] = ["producer", "consumer", "pingpong", "state-producer
 /// The folder that holds them, if there is one.
 fn programs(test: &str) -> Option<PathBuf> {
     let named = std::env::var_os("STAUNCH_TEST_EXAMPLES").map(PathBuf::from);
-    let folder = named.unwrap_or_else(|| cache().join("examples/bin"));
+    let folder = named.unwrap_or_else(|| cache().join("reference/bin"));
     let missing: Vec<&str> = PROGRAMS.into_iter().filter(|p| !folder.join(p).is_file()).collect();
     if missing.is_empty() {
         return Some(folder);

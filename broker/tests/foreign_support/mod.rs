@@ -2,6 +2,8 @@
 //! are started and watched, and what is said when they are missing.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod reference;
+
 use std::fs::{File, read_to_string};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -175,6 +177,11 @@ impl Broker {
                 None => std::thread::sleep(Duration::from_millis(200)),
             }
         }
+    }
+
+    /// Ends it without warning.
+    pub(crate) fn kill(&mut self) {
+        self.running.kill();
     }
 
     /// Ends it, and makes sure that it has ended no connection itself, and has had nothing to complain about.
