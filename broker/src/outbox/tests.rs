@@ -149,7 +149,7 @@ fn text_repays_packet_by_packet() {
 #[test]
 fn one_is_told_to_flush() {
     let mut scene = Scene::new();
-    let mut appended = |scene: &mut Scene| {
+    let appended = |scene: &mut Scene| {
         let mut bytes = vec![0x80; 10];
         scene.account.charge(10);
         scene.outbox.append(&mut Vec::new(), &mut bytes, &scene.account, 10, &mut scene.pool).can_flush

@@ -8,7 +8,7 @@
 //! | `task` | what is run: tasks, pieces of work, and wakers for tasks |
 //! | `worker` | one worker thread: its queue, its loop, what it lends to what it runs |
 //! | `busy_poll` | when a worker polls before it sleeps |
-//! | `queues` | what waits in a worker, prompt and patient |
+//! | `queues` | what waits in a worker: tasks, and pieces of work |
 //! | `idle` | who sleeps, who searches, when somebody is woken |
 //! | `registry` | from an epoll token to its task |
 //! | `metrics` | what the workers have done, in numbers |
@@ -24,8 +24,7 @@
 //! enqueue) after each 31 units or 50 us, but only while no worker sleeps: else the kernel hands the events to those.
 //!
 //! Queues are first in, first out, and a task that has more to do goes to the back: a quiet task waits for one turn of
-//! each hot one before it, no more. What is only to be written, and pieces of work, wait in a queue of their own behind
-//! those (`queues`).
+//! each hot one before it, no more. Pieces of work wait in a queue of their own behind those (`queues`).
 #![forbid(unsafe_code)]
 
 mod busy_poll;
@@ -63,7 +62,7 @@ use staunch_system::poll::{Poller, Waker as EventWaker};
 
 use idle::Idle;
 use metrics::Counters;
-use queues::{Patience, Queues, Stealers};
+use queues::{Queues, Stealers};
 use registry::Registry;
 use task::{TaskWaker, Unit};
 
@@ -235,7 +234,7 @@ impl<L: 'static> Scheduler<L> {
     #[inline]
     pub fn notify<T: Task<L>>(&self, task: &Arc<T>, ready: Ready) {
         if task.state().notify(ready) {
-            self.enqueue(Unit::Task(task.clone()), ready.patience());
+            self.enqueue(Unit::Task(task.clone()));
         }
     }
 
@@ -243,14 +242,14 @@ impl<L: 'static> Scheduler<L> {
     #[inline]
     pub fn notify_dyn(&self, task: &Arc<dyn Task<L>>, ready: Ready) {
         if task.state().notify(ready) {
-            self.enqueue(Unit::Task(task.clone()), ready.patience());
+            self.enqueue(Unit::Task(task.clone()));
         }
     }
 
     /// Enqueues a piece of work, to be run once by whichever worker gets to it. From any thread; from a worker prefer
     /// [`Queue::spawn`], which wakes another at once.
     pub fn spawn(&self, job: impl FnOnce(&mut Worker<L>) + Send + 'static) {
-        self.enqueue(Unit::Job(Box::new(job)), Patience::Patient);
+        self.enqueue(Unit::Job(Box::new(job)));
     }
 
     /// A waker that notifies `task` with [`Ready::WAKE`]. It does not keep the task alive, and does nothing once the
@@ -304,8 +303,8 @@ impl<L: 'static> Scheduler<L> {
         }
     }
 
-    fn enqueue(&self, unit: Unit<L>, patience: Patience) {
-        let Err(unit) = worker::push_if_worker(self, unit, patience) else { return };
+    fn enqueue(&self, unit: Unit<L>) {
+        let Err(unit) = worker::push_if_worker(self, unit) else { return };
         let shared = &self.shared;
         shared.injector.push(unit);
         if shared.idle.claim_wake() {

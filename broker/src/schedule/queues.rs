@@ -1,8 +1,10 @@
-//! A worker's queues: one for what is prompt, one for what is patient.
+//! A worker's queues: one for tasks, one for pieces of work.
 //!
-//! Prompt are tasks that somebody's input waits in. Patient are pieces of work and tasks that are only to write on: a
-//! wide fan-out makes hundreds of them at once, and whoever sends a single message must not wait behind those. Both are
-//! first in, first out, and both are stolen from.
+//! A wide fan-out makes dozens of pieces at once, and whoever sends a single message must not wait behind those: tasks
+//! go first. Both queues are first in, first out, and both are stolen from.
+//!
+//! (Tasks that are only to write on are not put behind others: they make the room that senders wait for, and 1->10 took a
+//! third more processor time with them there.)
 
 use std::cell::Cell;
 
@@ -10,44 +12,37 @@ use crossbeam::deque::{Steal, Stealer, Worker};
 
 use super::task::Unit;
 
-/// After so many prompt units a patient one has its turn.
-const PROMPT_MAX: u32 = 8;
-
-/// Whether a unit gives way to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
-    Prompt,
-    Patient,
-}
+/// After so many tasks a piece of work has its turn.
+const TASKS_MAX: u32 = 8;
 
 /// A worker's end of its queues.
 pub(super) struct Queues<L: 'static> {
-    prompt: Worker<Unit<L>>,
-    patient: Worker<Unit<L>>,
-    /// How many prompt units have been taken since a patient one was.
+    tasks: Worker<Unit<L>>,
+    jobs: Worker<Unit<L>>,
+    /// How many tasks have been taken since a piece of work was.
     streak: Cell<u32>,
 }
 
 /// What others have of them.
 pub(super) struct Stealers<L: 'static> {
-    prompt: Stealer<Unit<L>>,
-    patient: Stealer<Unit<L>>,
+    tasks: Stealer<Unit<L>>,
+    jobs: Stealer<Unit<L>>,
 }
 
 impl<L: 'static> Queues<L> {
     pub(super) fn new() -> Queues<L> {
-        Queues { prompt: Worker::new_fifo(), patient: Worker::new_fifo(), streak: Cell::new(0) }
+        Queues { tasks: Worker::new_fifo(), jobs: Worker::new_fifo(), streak: Cell::new(0) }
     }
 
     pub(super) fn stealers(&self) -> Stealers<L> {
-        Stealers { prompt: self.prompt.stealer(), patient: self.patient.stealer() }
+        Stealers { tasks: self.tasks.stealer(), jobs: self.jobs.stealer() }
     }
 
     #[inline]
-    pub(super) fn push(&self, unit: Unit<L>, patience: Patience) {
-        match patience {
-            Patience::Prompt => self.prompt.push(unit),
-            Patience::Patient => self.patient.push(unit),
+    pub(super) fn push(&self, unit: Unit<L>) {
+        match unit {
+            Unit::Task(_) => self.tasks.push(unit),
+            Unit::Job(_) => self.jobs.push(unit),
         }
     }
 
@@ -55,35 +50,35 @@ impl<L: 'static> Queues<L> {
     #[inline]
     pub(super) fn pop(&self) -> Option<Unit<L>> {
         let streak = self.streak.get();
-        if streak < PROMPT_MAX
-            && let Some(unit) = self.prompt.pop()
+        if streak < TASKS_MAX
+            && let Some(unit) = self.tasks.pop()
         {
             self.streak.set(streak + 1);
             return Some(unit);
         }
         self.streak.set(0);
-        self.patient.pop().or_else(|| self.prompt.pop())
+        self.jobs.pop().or_else(|| self.tasks.pop())
     }
 
     pub(super) fn len(&self) -> usize {
-        self.prompt.len() + self.patient.len()
+        self.tasks.len() + self.jobs.len()
     }
 
-    /// Where what is taken from elsewhere goes.
-    pub(super) fn prompt(&self) -> &Worker<Unit<L>> {
-        &self.prompt
+    /// Where what other threads have enqueued goes, of either kind.
+    pub(super) fn tasks(&self) -> &Worker<Unit<L>> {
+        &self.tasks
     }
 }
 
 impl<L: 'static> Stealers<L> {
     pub(super) fn is_empty(&self) -> bool {
-        self.prompt.is_empty() && self.patient.is_empty()
+        self.tasks.is_empty() && self.jobs.is_empty()
     }
 
-    /// Takes some units for a worker, and one of them to be run: prompt ones, if there are any.
+    /// Takes some units for a worker, and one of them to be run: tasks, if there are any.
     pub(super) fn steal_to(&self, queues: &Queues<L>) -> Steal<Unit<L>> {
-        match self.prompt.steal_batch_and_pop(&queues.prompt) {
-            Steal::Empty => self.patient.steal_batch_and_pop(&queues.patient),
+        match self.tasks.steal_batch_and_pop(&queues.tasks) {
+            Steal::Empty => self.jobs.steal_batch_and_pop(&queues.jobs),
             other => other,
         }
     }

@@ -19,7 +19,6 @@
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
-use super::queues::Patience;
 use super::sync::{AtomicU32, Mutant, Ordering, is_left_out};
 
 /// Why a task is run: a set of bits. All that came since the last run began are told together.
@@ -45,8 +44,7 @@ impl Ready {
     pub const HANGUP: Ready = Ready(1 << 2);
     /// A [`Waker`](std::task::Waker) made by [`Scheduler::waker`](super::Scheduler::waker) was woken.
     pub const WAKE: Ready = Ready(1 << 3);
-    /// Free for the task's own use, for what can wait behind other tasks, as being [`WRITABLE`](Self::WRITABLE) does; see
-    /// [`user`](Self::user) for more.
+    /// Free for the task's own use; see [`user`](Self::user) for more.
     pub const USER1: Ready = Ready::user(1);
     /// Free for the task's own use.
     pub const USER2: Ready = Ready::user(2);
@@ -72,12 +70,6 @@ impl Ready {
     /// Whether any of `other` is in this set.
     pub const fn intersects(self, other: Ready) -> bool {
         self.0 & other.0 != 0
-    }
-
-    /// Where a task that was idle is queued.
-    pub(super) fn patience(self) -> Patience {
-        let is_patient = !self.is_empty() && self.without(Ready::WRITABLE.union(Ready::USER1)).is_empty();
-        if is_patient { Patience::Patient } else { Patience::Prompt }
     }
 
     /// Whether nothing is in this set.

@@ -291,46 +291,49 @@ fn one_worker_runs_in_order_of_arrival() {
     let scheduler = start::<()>(1);
     let (tell, told) = mpsc::channel();
     scheduler.spawn(move |worker| {
-        let left = Arc::new(AtomicUsize::new(2));
-        let told_by_task = tell.clone();
-        let twice = task(move |_, _: &mut Worker<()>| {
-            told_by_task.send("task").unwrap();
-            match left.fetch_sub(1, Ordering::SeqCst) {
-                1 => Outcome::Idle,
-                _ => Outcome::Again(Ready::USER1),
-            }
-        });
-        worker.notify(&twice, Ready::USER1);
-        worker.notify(&twice, Ready::USER1);
+        let notified = |name: &'static str, times: usize| {
+            let (left, tell) = (AtomicUsize::new(times), tell.clone());
+            let task = task(move |_, _: &mut Worker<()>| {
+                tell.send(name).unwrap();
+                match left.fetch_sub(1, Ordering::SeqCst) {
+                    1 => Outcome::Idle,
+                    _ => Outcome::Again(Ready::NONE),
+                }
+            });
+            worker.notify(&task, Ready::USER1);
+            worker.notify(&task, Ready::USER2);
+        };
+        notified("twice", 2);
+        notified("once", 1);
         let first = tell.clone();
         worker.spawn(move |_| first.send("first").unwrap());
         // The same thread, by the handle: the same queue.
-        worker.scheduler().spawn(move |_| tell.send("second").unwrap());
+        let second = tell.clone();
+        worker.scheduler().spawn(move |_| second.send("second").unwrap());
     });
-    assert_eq!(told.iter().collect::<Vec<_>>(), ["task", "first", "second", "task"]);
+    assert_eq!(told.iter().collect::<Vec<_>>(), ["twice", "once", "twice", "first", "second"]);
     rest_and_stop(&scheduler);
 }
 
-/// Who has input goes before those who are only to write, and does not keep them from it for good.
+/// Tasks go before pieces of work, and do not keep them from being done.
 #[test]
-fn patient_units_give_way_but_have_their_turn() {
+fn pieces_of_work_give_way_but_have_their_turn() {
     let scheduler = start::<()>(1);
     let (tell, told) = mpsc::channel();
     scheduler.spawn(move |worker| {
         for _ in 0..2 {
             let tell = tell.clone();
-            worker.spawn(move |_| tell.send("patient").unwrap());
+            worker.spawn(move |_| tell.send("piece").unwrap());
         }
         let left = AtomicUsize::new(30);
-        let prompt = task(move |_, _: &mut Worker<()>| {
-            tell.send("prompt").unwrap();
+        let busy = task(move |_, _: &mut Worker<()>| {
+            tell.send("task").unwrap();
             if left.fetch_sub(1, Ordering::SeqCst) > 1 { Outcome::Again(Ready::NONE) } else { Outcome::Idle }
         });
-        worker.notify(&prompt, Ready::READABLE);
+        worker.notify(&busy, Ready::READABLE);
     });
     let told: Vec<_> = told.iter().collect();
-    let turns: Vec<_> =
-        told.iter().enumerate().filter(|(_, who)| **who == "patient").map(|(n, _)| n).collect();
+    let turns: Vec<_> = told.iter().enumerate().filter(|(_, who)| **who == "piece").map(|(n, _)| n).collect();
     assert_eq!(told.len(), 32);
     assert!(turns[0] > 3 && turns[1] < 25 && turns[1] - turns[0] > 3, "{turns:?}");
     rest_and_stop(&scheduler);

@@ -14,7 +14,7 @@ use staunch_system::poll::Events;
 
 use super::busy_poll::BusyPoll;
 use super::metrics::Counters;
-use super::queues::{Patience, Queues};
+use super::queues::Queues;
 use super::task::{Job, Unit};
 use super::{Outcome, Ready, Scheduler, Task};
 
@@ -78,7 +78,7 @@ impl<L: 'static> Queue<L> {
     #[inline]
     pub fn notify<T: Task<L>>(&self, task: &Arc<T>, ready: Ready) {
         if task.state().notify(ready) {
-            self.local.push(&self.scheduler, Unit::Task(task.clone()), ready.patience(), Urgency::EndOfRun);
+            self.local.push(&self.scheduler, Unit::Task(task.clone()), Urgency::EndOfRun);
         }
     }
 
@@ -86,13 +86,13 @@ impl<L: 'static> Queue<L> {
     #[inline]
     pub fn notify_dyn(&self, task: &Arc<dyn Task<L>>, ready: Ready) {
         if task.state().notify(ready) {
-            self.local.push(&self.scheduler, Unit::Task(task.clone()), ready.patience(), Urgency::EndOfRun);
+            self.local.push(&self.scheduler, Unit::Task(task.clone()), Urgency::EndOfRun);
         }
     }
 
     /// Enqueues a piece of work at the back of this worker's queue, and wakes a sleeping worker to take it.
     pub fn spawn(&self, job: impl FnOnce(&mut Worker<L>) + Send + 'static) {
-        self.local.push(&self.scheduler, Unit::Job(Box::new(job)), Patience::Patient, Urgency::Now);
+        self.local.push(&self.scheduler, Unit::Job(Box::new(job)), Urgency::Now);
     }
 
     /// To be called by a task that has been sent something by whoever was written to last: another answer is likely to
@@ -133,7 +133,7 @@ impl<L: 'static> Queue<L> {
         &self,
         take: impl Fn(&Injector<Unit<L>>, &deque::Worker<Unit<L>>) -> Steal<T>,
     ) -> Option<T> {
-        let taken = persist(|| take(&self.scheduler.shared.injector, self.local.queues.prompt()))?;
+        let taken = persist(|| take(&self.scheduler.shared.injector, self.local.queues.tasks()))?;
         self.counters().injections.add(1);
         Some(taken)
     }
@@ -161,8 +161,8 @@ enum Urgency {
 }
 
 impl<L: 'static> LocalQueue<L> {
-    fn push(&self, scheduler: &Scheduler<L>, unit: Unit<L>, patience: Patience, urgency: Urgency) {
-        self.queues.push(unit, patience);
+    fn push(&self, scheduler: &Scheduler<L>, unit: Unit<L>, urgency: Urgency) {
+        self.queues.push(unit);
         let pushed = self.pushed_in_run.get() + 1;
         self.pushed_in_run.set(pushed);
         if (urgency == Urgency::Now || pushed > 1) && scheduler.shared.idle.claim_wake() {
@@ -177,16 +177,12 @@ impl<L: 'static> LocalQueue<L> {
 }
 
 /// Enqueues on the queue of the worker that this thread is; gives the unit back when it is none of `scheduler`'s.
-pub(super) fn push_if_worker<L: 'static>(
-    scheduler: &Scheduler<L>,
-    unit: Unit<L>,
-    patience: Patience,
-) -> Result<(), Unit<L>> {
+pub(super) fn push_if_worker<L: 'static>(scheduler: &Scheduler<L>, unit: Unit<L>) -> Result<(), Unit<L>> {
     let current = CURRENT.try_with(|current| current.borrow().clone());
     let Ok(Some(current)) = current else { return Err(unit) };
     match current.downcast_ref::<LocalQueue<L>>() {
         Some(local) if local.owner == scheduler.address() => {
-            local.push(scheduler, unit, patience, Urgency::EndOfRun);
+            local.push(scheduler, unit, Urgency::EndOfRun);
             Ok(())
         }
         _ => Err(unit),
@@ -377,7 +373,7 @@ impl<L: 'static> Worker<L> {
             } else if direct == Direct::Yes && first.is_none() {
                 first = Some(Unit::Task(task));
             } else {
-                self.queue.local.queues.push(Unit::Task(task), ready.patience());
+                self.queue.local.queues.push(Unit::Task(task));
                 pushed = true;
             }
         }
@@ -427,7 +423,7 @@ impl<L: 'static> Worker<L> {
             self.buffer = new_buffer(&self.queue.scheduler);
         }
         if task.state().finish(again) {
-            self.queue.local.queues.push(Unit::Task(task), again.map_or(Patience::Prompt, Ready::patience));
+            self.queue.local.queues.push(Unit::Task(task));
         }
     }
 
