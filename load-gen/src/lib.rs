@@ -17,21 +17,31 @@
 //! sixteen bytes in a ready packet, consumers compare what surrounds a payload with what surrounded the last one.
 
 pub mod assertions;
+pub mod cast;
 pub mod check;
 pub mod cli;
 pub mod client;
+pub mod command;
 pub mod compare;
+pub mod crew;
 pub mod drive;
+pub mod driver;
+pub mod figures;
 pub mod flow;
-pub mod nats;
+pub mod outcome;
 pub mod pace;
+pub mod page;
 pub mod payload;
+pub mod play;
+pub mod prove;
 pub mod record;
 pub mod report;
 pub mod scenario;
+pub mod script;
 pub mod screen;
 pub mod settings;
 pub mod sink;
 pub mod source;
 pub mod usage;
+pub mod verdict;
 pub mod wire;
