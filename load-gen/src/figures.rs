@@ -104,16 +104,20 @@ impl Sight<'_> {
 
     fn memory(&self, figures: &mut Figures) {
         let record = &self.play.record;
-        let Some(baseline) = record.baseline else { return };
+        let Some(idle) = record.baseline else { return };
+        // Of a stall what counts is what it adds; without one, what everything takes.
+        let stall_ns = self.script.stall().map_or(0, |(from, _)| (from * 1e9) as u64);
+        let baseline = record.readings.iter().rfind(|r| r.at_ns <= stall_ns).copied().unwrap_or(idle);
         let most = |f: fn(&crate::play::gauge::Reading) -> f64| record.readings.iter().map(f).fold(0.0, f64::max);
         let peak = most(|r| r.memory_mib());
+        figures.insert("memory_idle_mib".into(), idle.memory_mib());
         figures.insert("memory_before_mib".into(), baseline.memory_mib());
         figures.insert("memory_peak_mib".into(), peak);
         figures.insert("memory_growth_mib".into(), (peak - baseline.memory_mib()).max(0.0));
         figures.insert("rss_peak_mib".into(), most(|r| r.rss_kib as f64 / 1024.0));
         figures.insert("queued_peak_mib".into(), most(|r| r.queued_bytes as f64 / 1048576.0));
         if let Some(last) = record.readings.last().filter(|r| r.at_ns > 0) {
-            let used = last.cpu_ns.saturating_sub(baseline.cpu_ns) as f64;
+            let used = last.cpu_ns.saturating_sub(idle.cpu_ns) as f64;
             figures.insert("broker_cpu_share".into(), used / last.at_ns as f64);
             let delivered = figures.get("delivered").copied().unwrap_or(0.0).max(1.0);
             figures.insert("broker_cpu_us_per_delivery".into(), used / 1e3 / delivered);

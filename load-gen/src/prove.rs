@@ -56,8 +56,9 @@ pub fn run(
         Form::Soak => (6.0, Strictness::All),
     };
     let is_asked = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
-    let scripts: Vec<Script> =
-        scripts()?.into_iter().filter(|(name, _)| is_asked(name)).map(|(_, s)| s.stretched(stretch)).collect();
+    let clients = clients_max();
+    let asked = scripts()?.into_iter().filter(|(name, _)| is_asked(name));
+    let scripts: Vec<Script> = asked.map(|(_, s)| s.stretched(stretch).limited(clients)).collect();
     if scripts.is_empty() {
         let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
         return Err(Error::Usage(format!("no scenario is called like that; there are {}", names.join(", "))));
@@ -67,6 +68,7 @@ pub fn run(
     loop {
         for script in &scripts {
             let outcome = outcome::run(stagehand, script, origin, 1, strictness)?;
+            eprintln!("{}: {}", outcome.scenario, if outcome.holds() { "holds" } else { "FAILS" });
             keep(&outcome)?;
             // Of a soak each scenario's worst is kept.
             match outcomes.iter_mut().find(|o| o.scenario == outcome.scenario) {
@@ -79,6 +81,13 @@ pub fn run(
             return Ok(outcomes);
         }
     }
+}
+
+/// How many clients a group may have, by the descriptors that processes may have here. Brokers want some of their own,
+/// and may keep some from a single user.
+fn clients_max() -> usize {
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    hard.map_or(usize::MAX, |n| (n as usize * 3 / 5).saturating_sub(100).max(10))
 }
 
 /// All properties of all scenarios, and what decided them.

@@ -141,9 +141,10 @@ fn bounded(script: &Script, f: &Figures, _: Strictness) -> (Status, String) {
     let Some(growth) = f.get("memory_growth_mib") else { return nothing("the broker's process is not known") };
     let most = script.expect.memory_growth.map_or(MEMORY_GROWTH_MIB, |b| b as f64 / 1048576.0);
     let text = format!(
-        "grew by {growth:.1} MiB to {:.1} MiB ({:.1} of it in the kernel's queues); at most {most:.0} MiB",
+        "grew by {growth:.1} MiB to {:.1} MiB, up to {:.1} in the kernel's queues (idle: {:.1} MiB); at most by {most:.0} MiB",
         get(f, "memory_peak_mib"),
         get(f, "queued_peak_mib"),
+        get(f, "memory_idle_mib"),
     );
     (holds(*growth <= most), text)
 }
@@ -151,6 +152,9 @@ fn bounded(script: &Script, f: &Figures, _: Strictness) -> (Status, String) {
 fn throttled(script: &Script, f: &Figures, strictness: Strictness) -> (Status, String) {
     if script.stall().is_none() {
         return nothing("nobody stalls");
+    }
+    if script.expect.is_unthrottled {
+        return nothing("nobody stalls for long enough");
     }
     let (before, share) = (get(f, "reaching_before_per_s"), get(f, "reaching_stalled_share"));
     let after = get(f, "throttled_after_s");

@@ -147,7 +147,7 @@ impl Stage {
 impl Part {
     /// The scenario as it is to be played.
     pub fn script(&self) -> Result<Script, Error> {
-        let mut script = Script::parse(&self.text, "the scenario")?.stretched(self.stretch);
+        let mut script = Script::parse(&self.text, "the scenario")?.stretched(self.stretch).limited(self.clients_max);
         for (group, rate) in script.groups.iter_mut().zip(&self.rates) {
             if let (Role::Producer(p), Some(rate)) = (&mut group.role, rate) {
                 p.rate = if *rate > 0.0 { Rate::PerSecond(*rate) } else { Rate::Full };
@@ -243,6 +243,8 @@ fn blows(stage: &Stage) -> Vec<(u64, Blow)> {
 impl Member {
     fn play(mut self) -> Result<(), Error> {
         const IDLE_NS: u64 = 1_000_000_000;
+        // Those that came with the part.
+        self.obey()?;
         loop {
             let mut until = if self.start_ns.is_some() { self.next_tick_ns } else { now_ns() + IDLE_NS };
             if let (Some(start), Some((at, _))) = (self.start_ns, self.blows.last()) {
@@ -268,6 +270,10 @@ impl Member {
         if !self.orders.read()? {
             return Ok(false);
         }
+        self.obey().map(|()| true)
+    }
+
+    fn obey(&mut self) -> Result<(), Error> {
         while let Some(line) = self.orders.line() {
             match serde_json::from_str(&line).map_err(|e| Error::Usage(format!("an order: {e}")))? {
                 Order::Open(turn) => self.open(turn)?,
@@ -278,7 +284,7 @@ impl Member {
                 Order::Drain(sent) => self.drain = Some(sent),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn open(&mut self, turn: Turn) -> Result<(), Error> {

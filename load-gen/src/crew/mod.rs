@@ -29,6 +29,8 @@ pub struct Part {
     pub text: String,
     /// How many times as long everything takes.
     pub stretch: f64,
+    /// Clients that a group has at most.
+    pub clients_max: usize,
     /// Rates for groups in place of those in the text: messages per second, or 0 for full speed.
     pub rates: Vec<Option<f64>>,
     /// If given, nothing of the scenario but its producers at their rates, for so many seconds.

@@ -97,6 +97,9 @@ impl Origin {
         if !is_installed(program) {
             return Err(Error::Usage(format!("there is no program {program}")));
         }
+        // It runs in a directory of its own.
+        let absolute = fs::canonicalize(program).map(|path| path.display().to_string());
+        let program = if program.contains('/') { absolute.as_deref().unwrap_or(program) } else { program };
         let place = Place { dir: fresh_dir()?, port: free_port()? };
         let launch = self.driver.launch(&place);
         for (path, text) in &launch.files {

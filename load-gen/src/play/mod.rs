@@ -80,7 +80,7 @@ fn fresh_letter() -> char {
 impl Stagehand {
     /// Starts the broker (unless it runs) and plays the scenario once.
     pub fn play(&self, script: &Script, origin: &Origin) -> Result<(Play, crate::driver::launch::Identity), Error> {
-        raise_descriptor_limit(script.connections() as u64 * 2)?;
+        raise_descriptor_limit(script.connections() as u64)?;
         let mut broker = origin.obtain()?;
         let mut rates = vec![None; script.groups.len()];
         if script.groups.iter().any(|g| matches!(g.producing(), Some(p) if matches!(p.rate, Rate::Times(_)))) {
@@ -167,6 +167,7 @@ impl<'a> Scene<'a> {
         let part = Part {
             text: script.text.clone(),
             stretch: script.stretch,
+            clients_max: script.clients_max,
             rates: vec![None; script.groups.len()],
             only_s: None,
             driver: broker.driver.kind().to_owned(),

@@ -38,6 +38,7 @@
 //!
 //! [expect]                          # what must hold beyond the usual
 //! memory_growth = "8MiB"            # of the broker, with the kernel's buffers, per the whole run
+//! throttled = false                 # nobody needs to be: the stall is too short [true where somebody stalls]
 //! recovery = "300ms"                # from the end of a stall to the full rate
 //! throttled_within = "1s"           # from a stall's beginning to no message accepted
 //! evenness = 1.2                    # most accepted over least, among the clients of a group at one rate
@@ -73,6 +74,8 @@ pub struct Script {
     pub text: String,
     /// How many times longer than the text says everything takes.
     pub stretch: f64,
+    /// Clients that a group has at most, whatever the text says.
+    pub clients_max: usize,
 }
 
 /// Clients that are alike.
@@ -203,6 +206,8 @@ pub struct Kill {
 pub struct Expect {
     /// Most growth of the broker's memory, in bytes.
     pub memory_growth: Option<u64>,
+    /// Nobody needs to be throttled.
+    pub is_unthrottled: bool,
     /// Longest way back to the full rate, in seconds.
     pub recovery_s: Option<f64>,
     /// Longest time until nothing is accepted any more, in seconds.
@@ -241,6 +246,16 @@ impl Script {
                     kill.at_s *= times;
                 }
             }
+        }
+        self
+    }
+
+    /// The same with at most so many clients in each group: where descriptors are few.
+    #[must_use]
+    pub fn limited(mut self, clients: usize) -> Script {
+        self.clients_max = self.clients_max.min(clients);
+        for group in &mut self.groups {
+            group.count = group.count.min(self.clients_max);
         }
         self
     }

@@ -159,6 +159,7 @@ struct RawKill {
 struct RawExpect {
     memory_growth: Option<Bytes>,
     recovery: Option<Seconds>,
+    throttled: Option<bool>,
     throttled_within: Option<Seconds>,
     evenness: Option<f64>,
     share_of_reader: Option<f64>,
@@ -200,6 +201,7 @@ pub(super) fn parse(text: &str) -> Result<Script, Fault> {
         groups,
         expect: Expect {
             memory_growth: file.expect.memory_growth.map(|b| b.0),
+            is_unthrottled: file.expect.throttled == Some(false),
             recovery_s: file.expect.recovery.map(|s| s.0),
             throttled_within_s: file.expect.throttled_within.map(|s| s.0),
             evenness: file.expect.evenness,
@@ -208,6 +210,7 @@ pub(super) fn parse(text: &str) -> Result<Script, Fault> {
         },
         text: text.to_owned(),
         stretch: 1.0,
+        clients_max: CLIENTS_MAX,
     })
 }
 
