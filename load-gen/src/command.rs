@@ -187,7 +187,8 @@ impl Commands {
             Command::Run(run) => run.run(),
             Command::Check { files } => check(files),
             Command::Report { out, results, json } => {
-                let outcomes = results.iter().map(|path| Outcome::read(path)).collect::<Result<Vec<_>, _>>()?;
+                let outcomes =
+                    results.iter().map(|path| Outcome::read(path)).collect::<Result<Vec<_>, _>>()?;
                 write(out, &page::html(&outcomes))?;
                 json.as_ref().map_or(Ok(()), |path| write(path, &page::json(&outcomes)))?;
                 Ok((String::new(), true))
@@ -204,7 +205,8 @@ fn check(files: &[PathBuf]) -> Result<(String, bool), Error> {
     for path in files {
         let script = Script::read(path)?;
         let clients: Vec<String> = script.groups.iter().map(|g| format!("{} {}", g.count, g.name)).collect();
-        let line = format!("{}: {}: {} s, {}\n", path.display(), script.name, script.duration_s, clients.join(", "));
+        let line =
+            format!("{}: {}: {} s, {}\n", path.display(), script.name, script.duration_s, clients.join(", "));
         out.push_str(&line);
     }
     Ok((out, true))
@@ -261,7 +263,11 @@ impl Run {
         let mut origins = vec![];
         for origin in &self.broker {
             if origin.is_available() {
-                origins.push(Origin { args: self.broker_arg.clone(), pid: self.broker_pid, ..origin.clone() });
+                origins.push(Origin {
+                    args: self.broker_arg.clone(),
+                    pid: self.broker_pid,
+                    ..origin.clone()
+                });
             } else {
                 let kind = origin.driver.kind();
                 eprintln!("!!! {kind} is LEFT OUT: there is no program {}", origin.program());
@@ -304,7 +310,8 @@ impl Prove {
             _ => Form::Usual,
         };
         let stagehand = stagehand(&self.output)?;
-        let outcomes = prove::run(&stagehand, &origin, form, &self.only, |outcome| self.output.keep(outcome))?;
+        let outcomes =
+            prove::run(&stagehand, &origin, form, &self.only, |outcome| self.output.keep(outcome))?;
         self.output.finish(&outcomes)?;
         Ok((prove::table(&outcomes, form), outcomes.iter().all(Outcome::holds)))
     }

@@ -108,7 +108,8 @@ impl Sight<'_> {
         // Of a stall what counts is what it adds; without one, what everything takes.
         let stall_ns = self.script.stall().map_or(0, |(from, _)| (from * 1e9) as u64);
         let baseline = record.readings.iter().rfind(|r| r.at_ns <= stall_ns).copied().unwrap_or(idle);
-        let most = |f: fn(&crate::play::gauge::Reading) -> f64| record.readings.iter().map(f).fold(0.0, f64::max);
+        let most =
+            |f: fn(&crate::play::gauge::Reading) -> f64| record.readings.iter().map(f).fold(0.0, f64::max);
         let peak = most(|r| r.memory_mib());
         figures.insert("memory_idle_mib".into(), idle.memory_mib());
         figures.insert("memory_before_mib".into(), baseline.memory_mib());
@@ -174,9 +175,14 @@ impl Sight<'_> {
         }
         let step = TICK_NS as f64 / 1e9;
         let rate_at = |at: f64| sum(&reaching, at - step, at);
-        let bins = |from: f64, to: f64| (1..=((to - from) / step).floor() as usize).map(move |n| from + n as f64 * step);
+        let bins = |from: f64, to: f64| {
+            (1..=((to - from) / step).floor() as usize).map(move |n| from + n as f64 * step)
+        };
         let last_moving = bins(from, to).filter(|at| rate_at(*at) > before * STILL_SHARE).last();
-        figures.insert("throttled_after_s".into(), last_moving.map_or(0.0, |at| at - from));
+        let after = last_moving.map_or(0.0, |at| at - from);
+        if from + after < to - 1.5 * step {
+            figures.insert("throttled_after_s".into(), after);
+        }
         let is_full = |at: &f64| rate_at(*at) >= before * FULL_SHARE;
         let end = self.script.duration_s;
         // A play that never gets back to its rate took at least what is left of it.
@@ -221,7 +227,8 @@ impl Sight<'_> {
     fn evenness(&self, figures: &mut Figures) {
         let mut worst = None;
         for (_, group, tracks) in self.groups().filter(|(_, g, _)| g.producing().is_some() && g.count > 1) {
-            let Some(totals) = tracks.at(self.script.duration_s).filter(|t| t.clients.len() == group.count) else {
+            let Some(totals) = tracks.at(self.script.duration_s).filter(|t| t.clients.len() == group.count)
+            else {
                 continue;
             };
             let most = totals.clients.iter().max().copied().unwrap_or(0) as f64;

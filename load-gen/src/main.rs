@@ -11,8 +11,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
-    let result =
-        if Commands::are_meant(&args) { Commands::parse_from(args).run() } else { Cli::parse_from(args).run() };
+    let result = if Commands::are_meant(&args) {
+        Commands::parse_from(args).run()
+    } else {
+        Cli::parse_from(args).run()
+    };
     match result {
         Ok((text, is_clean)) => {
             print!("{text}");

@@ -81,8 +81,8 @@ pub struct Estimate {
 
 /// Two-sided 95% quantiles of Student's distribution, for 1, 2, ... degrees of freedom.
 const STUDENT: [f64; 30] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 ];
 
 impl Estimate {
@@ -110,7 +110,8 @@ pub fn run(
     strictness: Strictness,
 ) -> Result<Outcome, Error> {
     let environment = Environment::capture();
-    let (mut all, mut verdicts, mut identity, mut rates) = (vec![], vec![], Identity::default(), BTreeMap::new());
+    let (mut all, mut verdicts, mut identity, mut rates) =
+        (vec![], vec![], Identity::default(), BTreeMap::new());
     for _ in 0..repetitions {
         let (play, broker) = stagehand.play(script, origin)?;
         identity = broker;
@@ -161,6 +162,13 @@ impl Repetition {
             }
             .into();
         }
+        // What is lost behind the last that came shows only in the end.
+        for ending in &play.endings {
+            let group = &mut series.groups[ending.group];
+            if let Some(last) = group.lost.last_mut() {
+                *last = last.max(ending.faults.lost as f64);
+            }
+        }
         let name = |group: usize| script.groups[group].name.clone();
         let reasons = play.endings.iter().flat_map(|e| e.reasons.iter().map(|r| (name(e.group), r.clone())));
         Repetition { figures: figures::of(script, play), series, reasons: reasons.collect() }
@@ -182,7 +190,10 @@ impl Outcome {
         if outcome.format == FORMAT && !outcome.repetitions.is_empty() {
             return Ok(outcome);
         }
-        Err(Error::Usage(format!("{shown} is no result that this version reads: its format is {:?}", outcome.format)))
+        Err(Error::Usage(format!(
+            "{shown} is no result that this version reads: its format is {:?}",
+            outcome.format
+        )))
     }
 
     /// Writes it as JSON.

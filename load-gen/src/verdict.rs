@@ -124,7 +124,9 @@ fn complete(_: &Script, f: &Figures, _: Strictness) -> (Status, String) {
     let (accepted, delivered) = (count(get(f, "accepted")), count(get(f, "delivered")));
     match wrong.is_empty() {
         true if get(f, "accepted") == 0.0 => (Status::Fails, "nothing was accepted at all".into()),
-        true => (Status::Holds, format!("{accepted} accepted, {delivered} delivered, each once and in order")),
+        true => {
+            (Status::Holds, format!("{accepted} accepted, {delivered} delivered, each once and in order"))
+        }
         false => (Status::Fails, format!("{} of {accepted} accepted", wrong.join(", "))),
     }
 }
@@ -138,10 +140,12 @@ fn connected(_: &Script, f: &Figures, _: Strictness) -> (Status, String) {
 }
 
 fn bounded(script: &Script, f: &Figures, _: Strictness) -> (Status, String) {
-    let Some(growth) = f.get("memory_growth_mib") else { return nothing("the broker's process is not known") };
+    let Some(growth) = f.get("memory_growth_mib") else {
+        return nothing("the broker's process is not known");
+    };
     let most = script.expect.memory_growth.map_or(MEMORY_GROWTH_MIB, |b| b as f64 / 1048576.0);
     let text = format!(
-        "grew by {growth:.1} MiB to {:.1} MiB, up to {:.1} in the kernel's queues (idle: {:.1} MiB); at most by {most:.0} MiB",
+        "by {growth:.1} to {:.1} MiB, up to {:.1} of it in the kernel's queues (idle: {:.1}); at most by {most:.0} MiB",
         get(f, "memory_peak_mib"),
         get(f, "queued_peak_mib"),
         get(f, "memory_idle_mib"),
@@ -157,18 +161,15 @@ fn throttled(script: &Script, f: &Figures, strictness: Strictness) -> (Status, S
         return nothing("nobody stalls for long enough");
     }
     let (before, share) = (get(f, "reaching_before_per_s"), get(f, "reaching_stalled_share"));
-    let after = get(f, "throttled_after_s");
-    let mut text = format!(
-        "from {}/s to {}/s after {after:.1} s",
-        count(before),
-        count(get(f, "reaching_stalled_per_s"))
-    );
+    let after = f.get("throttled_after_s").copied();
+    let mut text = format!("from {}/s to {}/s", count(before), count(get(f, "reaching_stalled_per_s")));
+    text.push_str(&after.map_or(" all the time".into(), |after| format!(" after {after:.1} s")));
     let mut status = holds(share <= THROTTLED_SHARE && before > 0.0);
     if let (Some(most), Status::Holds) = (script.expect.throttled_within_s, status) {
         text.push_str(&format!("; within {most:.1} s"));
         // Half a step of the plots, which is how exactly it is known.
         if strictness == Strictness::All {
-            status = holds(after <= most + 0.1);
+            status = holds(after.is_some_and(|after| after <= most + 0.1));
         }
     }
     (status, text)
@@ -179,7 +180,8 @@ fn innocent(script: &Script, f: &Figures, strictness: Strictness) -> (Status, St
         return match f.get("free_during_share") {
             None => nothing("everybody has to do with who stalls"),
             Some(share) => {
-                let does = *share >= if strictness == Strictness::All { INNOCENT_SHARE } else { INNOCENT_SHARE_LAX };
+                let does =
+                    *share >= if strictness == Strictness::All { INNOCENT_SHARE } else { INNOCENT_SHARE_LAX };
                 let text = format!("who reaches nobody that stalls kept {:.0}% of the rate", share * 100.0);
                 (holds(does), text)
             }
@@ -197,7 +199,8 @@ fn innocent(script: &Script, f: &Figures, strictness: Strictness) -> (Status, St
         return (limit.map_or(Status::NotJudged, |l| timed(p99 <= l && p99 > 0.0, strictness)), text);
     };
     let (before, during) = (get(f, "innocent_before_p99_us"), get(f, "innocent_during_p99_us"));
-    let text = format!("kept {:.0}% of the rate; p99 {}, {} before", share * 100.0, time(during), time(before));
+    let text =
+        format!("kept {:.0}% of the rate; p99 {}, {} before", share * 100.0, time(during), time(before));
     let is_quick = during <= limit.unwrap_or(INNOCENT_P99_US).max(before * INNOCENT_TIMES);
     let does = match strictness {
         Strictness::All => *share >= INNOCENT_SHARE && is_quick,
@@ -209,6 +212,9 @@ fn innocent(script: &Script, f: &Figures, strictness: Strictness) -> (Status, St
 fn recovery(script: &Script, f: &Figures, strictness: Strictness) -> (Status, String) {
     if script.stall().is_none() {
         return nothing("nobody stalls");
+    }
+    if get(f, "reaching_stalled_share") > THROTTLED_SHARE {
+        return nothing("nobody was throttled");
     }
     if get(f, "recovered") == 0.0 {
         return (Status::Fails, format!("not back within {:.1} s", get(f, "recovery_s")));
@@ -224,7 +230,10 @@ fn even(script: &Script, f: &Figures, strictness: Strictness) -> (Status, String
     let (Some(most), Some(evenness)) = (script.expect.evenness, f.get("evenness")) else {
         return nothing("nobody is to be treated like another");
     };
-    (timed(*evenness <= most, strictness), format!("most over least accepted {evenness:.2}; at most {most:.2}"))
+    (
+        timed(*evenness <= most, strictness),
+        format!("most over least accepted {evenness:.2}; at most {most:.2}"),
+    )
 }
 
 fn paced(script: &Script, f: &Figures, strictness: Strictness) -> (Status, String) {
@@ -321,7 +330,7 @@ mod tests {
             ("accepted", 0.0, "complete", false),
             ("disconnects", 1.0, "connected", false),
             ("memory_growth_mib", 8.1, "bounded", false),
-            ("reaching_stalled_share", 0.5, "throttled", false),
+            ("reaching_stalled_share", 0.06, "throttled", false),
             ("throttled_after_s", 1.5, "throttled", true),
             ("recovered", 0.0, "recovery", false),
             ("recovery_s", 0.6, "recovery", true),
@@ -351,7 +360,13 @@ mod tests {
 
     #[test]
     fn numbers_are_written_for_people() {
-        assert_eq!((count(1234567.0), count(999.0), count(0.2)), ("1,234,567".into(), "999".into(), "0".into()));
-        assert_eq!((time(12.3), time(1500.0), time(2_300_000.0)), ("12 us".into(), "1.5 ms".into(), "2.3 s".into()));
+        assert_eq!(
+            (count(1234567.0), count(999.0), count(0.2)),
+            ("1,234,567".into(), "999".into(), "0".into())
+        );
+        assert_eq!(
+            (time(12.3), time(1500.0), time(2_300_000.0)),
+            ("12 us".into(), "1.5 ms".into(), "2.3 s".into())
+        );
     }
 }

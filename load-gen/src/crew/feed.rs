@@ -144,7 +144,8 @@ impl Feed {
             if self.end > self.at && end - self.at > WRITE_BYTES {
                 break;
             }
-            let sent_ns = self.pace.as_ref().map_or(now_ns, |(pace, before)| pace.intended_ns(before + self.filled));
+            let sent_ns =
+                self.pace.as_ref().map_or(now_ns, |(pace, before)| pace.intended_ns(before + self.filled));
             Stamp { seq: self.filled, sent_ns }.write(&mut self.run.bytes[*at..]);
             self.filled += 1;
             self.end = *end;

@@ -110,7 +110,8 @@ impl Stage {
     /// Connects one client and makes it ready.
     pub(super) fn open(&self, group: usize, client: usize) -> Result<Live, Error> {
         let part = &self.cast.clients[group][client];
-        let contact = Contact { address: &self.address, patience: Duration::from_secs_f64(self.script.patience_s) };
+        let contact =
+            Contact { address: &self.address, patience: Duration::from_secs_f64(self.script.patience_s) };
         let session = self.connect(group, contact, &part.follows, &self.topics(&part.follows))?;
         let role = &self.script.groups[group].role;
         let target = session.target;
@@ -147,7 +148,8 @@ impl Stage {
 impl Part {
     /// The scenario as it is to be played.
     pub fn script(&self) -> Result<Script, Error> {
-        let mut script = Script::parse(&self.text, "the scenario")?.stretched(self.stretch).limited(self.clients_max);
+        let mut script =
+            Script::parse(&self.text, "the scenario")?.stretched(self.stretch).limited(self.clients_max);
         for (group, rate) in script.groups.iter_mut().zip(&self.rates) {
             if let (Role::Producer(p), Some(rate)) = (&mut group.role, rate) {
                 p.rate = if *rate > 0.0 { Rate::PerSecond(*rate) } else { Rate::Full };
@@ -305,9 +307,11 @@ impl Member {
 
     fn strike(&mut self, blow: Blow) -> Result<(), Error> {
         match blow {
-            Blow::Stall { group, clients, is_stalled } => {
-                self.lane.clients(group, clients).into_iter().try_for_each(|i| self.lane.set_stalled(i, is_stalled))
-            }
+            Blow::Stall { group, clients, is_stalled } => self
+                .lane
+                .clients(group, clients)
+                .into_iter()
+                .try_for_each(|i| self.lane.set_stalled(i, is_stalled)),
             Blow::Kill { group, clients } => {
                 self.lane.clients(group, clients).into_iter().try_for_each(|i| self.lane.kill(i))
             }

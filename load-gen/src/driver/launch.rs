@@ -131,7 +131,10 @@ impl Broker {
         loop {
             if let Some(status) = self.exit_status() {
                 let program = &self.identity.command[0];
-                return Err(Error::Usage(format!("{program} ended at once ({status}); it said:\n{}", self.log())));
+                return Err(Error::Usage(format!(
+                    "{program} ended at once ({status}); it said:\n{}",
+                    self.log()
+                )));
             }
             match connect(Contact { address: &self.address, patience: Duration::from_secs(1) }) {
                 Ok(_) => return Ok(()),

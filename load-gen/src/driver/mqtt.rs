@@ -31,8 +31,10 @@ impl Driver for Mosquitto {
 
     fn launch(&self, place: &Place) -> Launch {
         let config = place.file("mosquitto.conf");
-        let text =
-            format!("listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n", place.port);
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n",
+            place.port
+        );
         Launch {
             args: vec!["-c".into(), config.display().to_string()],
             files: vec![(config, text)],

@@ -25,11 +25,7 @@ impl Driver for Redis {
             place.port,
             place.dir.display()
         );
-        Launch {
-            args: vec![config.display().to_string()],
-            files: vec![(config, text)],
-            address: place.tcp(),
-        }
+        Launch { args: vec![config.display().to_string()], files: vec![(config, text)], address: place.tcp() }
     }
 
     fn open(

@@ -52,6 +52,17 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// With a capital letter.
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// What a section is called in the page's address.
+fn anchor(text: &str) -> String {
+    text.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect()
+}
+
 /// The page.
 pub fn html(outcomes: &[Outcome]) -> String {
     let mut scenarios: Vec<&str> = vec![];
@@ -98,10 +109,13 @@ fn overview(out: &mut String, outcomes: &[Outcome], scenarios: &[&str]) {
         }
     }
     out.push_str("<div class=\"scroll\"><table><thead><tr><th>Scenario</th>");
-    kinds.iter().for_each(|kind| drop(write!(out, "<th>{}</th>", escape(kind))));
+    for kind in &kinds {
+        let _ = write!(out, "<th>{}</th>", escape(kind));
+    }
     out.push_str("</tr></thead><tbody>\n");
     for name in scenarios {
-        let _ = write!(out, "<tr><th><a href=\"#{0}\" class=\"soft\">{0}</a></th>", escape(name));
+        let (anchor, title) = (anchor(name), escape(&capital(name)));
+        let _ = write!(out, "<tr><th><a href=\"#{anchor}\">{title}</a></th>");
         for kind in &kinds {
             let outcome = outcomes.iter().find(|o| o.scenario == *name && o.broker.kind == *kind);
             out.push_str(&outcome.map_or("<td class=\"soft\">not run</td>".to_owned(), summary));
@@ -112,8 +126,12 @@ fn overview(out: &mut String, outcomes: &[Outcome], scenarios: &[&str]) {
 }
 
 fn summary(outcome: &Outcome) -> String {
-    let failing: Vec<&str> =
-        outcome.verdicts.iter().filter(|v| v.status == Status::Fails).map(|v| v.question.trim_end_matches('?')).collect();
+    let failing: Vec<&str> = outcome
+        .verdicts
+        .iter()
+        .filter(|v| v.status == Status::Fails)
+        .map(|v| v.question.trim_end_matches('?'))
+        .collect();
     if failing.is_empty() {
         return "<td><span class=\"mark holds\">✓ holds</span></td>".into();
     }
@@ -126,7 +144,8 @@ fn summary(outcome: &Outcome) -> String {
 /// One scenario on all brokers.
 fn section(out: &mut String, outcomes: &[&Outcome]) {
     let first = outcomes[0];
-    let _ = writeln!(out, "<section id=\"{0}\">\n<h2>{0}</h2>\n<p>{1}</p>", escape(&first.scenario), escape(&first.about));
+    let (anchor, title) = (anchor(&first.scenario), escape(&capital(&first.scenario)));
+    let _ = writeln!(out, "<section id=\"{anchor}\">\n<h2>{title}</h2>\n<p>{}</p>", escape(&first.about));
     verdicts(out, outcomes);
     plots(out, outcomes);
     figures(out, outcomes);
@@ -151,9 +170,7 @@ fn verdicts(out: &mut String, outcomes: &[&Outcome]) {
         if all.iter().all(|v| v.status == Status::NotApplicable) {
             continue;
         }
-        let mut question = verdict.question.clone();
-        question[..1].make_ascii_uppercase();
-        let _ = write!(out, "<tr><th>{}</th>", escape(&question));
+        let _ = write!(out, "<tr><th>{}</th>", escape(&capital(&verdict.question)));
         for verdict in all {
             let (class, mark) = match verdict.status {
                 Status::Holds => ("holds", "✓ yes"),
@@ -162,7 +179,10 @@ fn verdicts(out: &mut String, outcomes: &[&Outcome]) {
                 Status::NotApplicable => ("not_applicable", "–"),
             };
             let because = escape(&verdict.because);
-            let _ = write!(out, "<td><span class=\"mark {class}\">{mark}</span><span class=\"because\">{because}</span></td>");
+            let _ = write!(
+                out,
+                "<td><span class=\"mark {class}\">{mark}</span><span class=\"because\">{because}</span></td>"
+            );
         }
         out.push_str("</tr>\n");
     }
@@ -179,11 +199,15 @@ fn plots(out: &mut String, outcomes: &[&Outcome]) {
         if outcomes.iter().any(|o| o.stall_s.is_some()) {
             out.push_str("<span class=\"key\"><i class=\"shade\"></i>stall</span>");
         }
-        out.push_str("</div><div class=\"plots\">");
+        let _ = write!(out, "<span class=\"key\">{}</span></div><div class=\"plots\">", row.note());
         for outcome in outcomes {
             let title = escape(&format!("{}: {}", outcome.broker.kind, row.title));
             let svg = plot::svg(&title, &scale, outcome.stall_s, &row.lines(outcome));
-            let _ = write!(out, "<figure><figcaption>{}</figcaption>{svg}</figure>", escape(&outcome.broker.kind));
+            let _ = write!(
+                out,
+                "<figure><figcaption>{}</figcaption>{svg}</figure>",
+                escape(&outcome.broker.kind)
+            );
         }
         out.push_str("</div></div>\n");
     }
@@ -216,7 +240,9 @@ fn figures(out: &mut String, outcomes: &[&Outcome]) {
 
 fn estimate(e: &Estimate, show: fn(f64) -> String) -> String {
     match e.within {
-        Some(within) if within > 0.0 => format!("{} <span class=\"soft\">± {}</span>", show(e.mean), show(within)),
+        Some(within) if within > 0.0 => {
+            format!("{} <span class=\"soft\">± {}</span>", show(e.mean), show(within))
+        }
         _ => show(e.mean),
     }
 }
@@ -224,7 +250,8 @@ fn estimate(e: &Estimate, show: fn(f64) -> String) -> String {
 /// What is needed to do it again, folded away.
 fn again(out: &mut String, outcomes: &[&Outcome]) {
     let first = outcomes[0];
-    let stretch = if first.stretch == 1.0 { String::new() } else { format!(" (all times × {})", first.stretch) };
+    let stretch =
+        if first.stretch == 1.0 { String::new() } else { format!(" (all times × {})", first.stretch) };
     let _ = writeln!(
         out,
         "<details><summary>The scenario{stretch}, the brokers' versions and configurations</summary>\n<pre>{}</pre>",
@@ -240,7 +267,8 @@ fn again(out: &mut String, outcomes: &[&Outcome]) {
             let _ = write!(text, "\n{group}, {reason}");
         }
         for (group, rate) in &outcome.rates {
-            let _ = write!(text, "\n{group}: {} messages per second and client, as measured first", count(*rate));
+            let _ =
+                write!(text, "\n{group}: {} messages per second and client, as measured first", count(*rate));
         }
         let _ = writeln!(out, "<h3>{}</h3>\n<pre>{}</pre>", escape(&broker.kind), escape(text.trim()));
     }

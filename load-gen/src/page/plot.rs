@@ -76,20 +76,32 @@ pub(super) fn svg(title: &str, scale: &Scale, shade: Option<(f64, f64)>, lines: 
     if let Some((from, to)) = shade {
         let (x, width) = (scale.x(from), scale.x(to) - scale.x(from));
         let height = bottom - TOP;
-        let _ = write!(out, "<rect class=\"shade\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>");
+        let _ = write!(
+            out,
+            "<rect class=\"shade\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>"
+        );
     }
     for mark in scale.marks() {
         let (y, text) = (scale.y(mark), (scale.unit)(mark));
         let right = WIDTH - RIGHT;
         let _ = write!(out, "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/>");
-        let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", LEFT - 5.0, y + 3.5);
+        let _ = write!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+            LEFT - 5.0,
+            y + 3.5
+        );
     }
     let every = nice(scale.length_s / 6.0);
     for n in 0..=(scale.length_s / every) as usize {
         let at = n as f64 * every;
         let x = scale.x(at);
         let unit = if n == 0 { " s" } else { "" };
-        let _ = write!(out, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at}{unit}</text>", HEIGHT - 5.0);
+        let _ = write!(
+            out,
+            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at}{unit}</text>",
+            HEIGHT - 5.0
+        );
     }
     for line in lines {
         let _ = write!(out, "<path class=\"{}\" d=\"{}\"/>", line.class, path(scale, &line.values));
@@ -125,7 +137,9 @@ mod tests {
 
     #[test]
     fn scales_end_at_round_numbers() {
-        for (x, expect) in [(0.0, 1.0), (1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (7.0, 10.0), (0.03, 0.05), (1234.0, 2000.0)] {
+        for (x, expect) in
+            [(0.0, 1.0), (1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (7.0, 10.0), (0.03, 0.05), (1234.0, 2000.0)]
+        {
             assert!((nice(x) - expect).abs() < expect * 1e-9, "{x}: {}", nice(x));
         }
     }

@@ -17,6 +17,8 @@ pub(super) struct Row {
     pub(super) lines: &'static [Kind],
     unit: fn(f64) -> String,
     is_log: bool,
+    /// What rises far above the rest is cut.
+    cuts_peaks: bool,
     /// The least top of the scale.
     least: f64,
     /// Not shown if it has no value anywhere.
@@ -29,7 +31,8 @@ type PickSome = fn(&GroupSeries) -> &Vec<Option<f64>>;
 /// Sums over the groups of a role, at each step.
 fn sum(series: &Series, role: &str, innocent: bool, pick: Pick) -> Vec<Option<f64>> {
     let groups = || series.groups.iter().filter(|g| g.role == role && g.innocent == innocent);
-    let at = |step: usize| groups().map(|g| pick(g).get(step).copied()).reduce(|a, b| Some(a? + b?)).flatten();
+    let at =
+        |step: usize| groups().map(|g| pick(g).get(step).copied()).reduce(|a, b| Some(a? + b?)).flatten();
     (0..series.rss_mib.len()).map(at).collect()
 }
 
@@ -47,7 +50,9 @@ fn mean(series: &Series, role: &str, pick: Pick) -> Vec<Option<f64>> {
 }
 
 fn all(series: &Series, pick: Pick) -> Vec<Option<f64>> {
-    (0..series.rss_mib.len()).map(|n| Some(series.groups.iter().filter_map(|g| pick(g).get(n)).sum())).collect()
+    (0..series.rss_mib.len())
+        .map(|n| Some(series.groups.iter().filter_map(|g| pick(g).get(n)).sum()))
+        .collect()
 }
 
 /// From top to bottom.
@@ -55,12 +60,25 @@ pub(super) const ROWS: [Row; 8] = [
     Row {
         title: "Messages per second",
         lines: &[
-            Kind { label: "offered", class: "c dashed", values: |s| sum(s, "producer", false, |g| &g.offered_per_s) },
-            Kind { label: "delivered", class: "b", values: |s| sum(s, "consumer", false, |g| &g.delivered_per_s) },
-            Kind { label: "accepted", class: "a", values: |s| sum(s, "producer", false, |g| &g.accepted_per_s) },
+            Kind {
+                label: "offered",
+                class: "c dashed",
+                values: |s| sum(s, "producer", false, |g| &g.offered_per_s),
+            },
+            Kind {
+                label: "delivered",
+                class: "b",
+                values: |s| sum(s, "consumer", false, |g| &g.delivered_per_s),
+            },
+            Kind {
+                label: "accepted",
+                class: "a",
+                values: |s| sum(s, "producer", false, |g| &g.accepted_per_s),
+            },
         ],
         unit: si,
         is_log: false,
+        cuts_peaks: true,
         least: 1.0,
         is_optional: false,
     },
@@ -73,6 +91,7 @@ pub(super) const ROWS: [Row; 8] = [
         }],
         unit: percent,
         is_log: false,
+        cuts_peaks: false,
         least: 1.0,
         is_optional: false,
     },
@@ -88,6 +107,7 @@ pub(super) const ROWS: [Row; 8] = [
         ],
         unit: mib,
         is_log: false,
+        cuts_peaks: false,
         least: 16.0,
         is_optional: false,
     },
@@ -96,10 +116,11 @@ pub(super) const ROWS: [Row; 8] = [
         lines: &[
             Kind { label: "doubled", class: "c", values: |s| all(s, |g| &g.duplicated) },
             Kind { label: "out of order", class: "e", values: |s| all(s, |g| &g.reordered) },
-            Kind { label: "lost (missing before others that came)", class: "d", values: |s| all(s, |g| &g.lost) },
+            Kind { label: "lost", class: "d", values: |s| all(s, |g| &g.lost) },
         ],
         unit: si,
         is_log: false,
+        cuts_peaks: false,
         least: 1.0,
         is_optional: true,
     },
@@ -108,45 +129,76 @@ pub(super) const ROWS: [Row; 8] = [
         lines: &[Kind { label: "disconnects", class: "d", values: |s| all(s, |g| &g.disconnects) }],
         unit: si,
         is_log: false,
+        cuts_peaks: false,
         least: 1.0,
         is_optional: true,
     },
     Row {
         title: "Latency",
         lines: &[
-            Kind { label: "slowest", class: "c", values: |s| most(s, "consumer", false, |g| &g.latency_max_ms) },
+            Kind {
+                label: "slowest",
+                class: "c",
+                values: |s| most(s, "consumer", false, |g| &g.latency_max_ms),
+            },
             Kind { label: "p99", class: "e", values: |s| most(s, "consumer", false, |g| &g.latency_p99_ms) },
-            Kind { label: "median", class: "a", values: |s| most(s, "consumer", false, |g| &g.latency_p50_ms) },
+            Kind {
+                label: "median",
+                class: "a",
+                values: |s| most(s, "consumer", false, |g| &g.latency_p50_ms),
+            },
         ],
         unit: ms,
         is_log: true,
+        cuts_peaks: false,
         least: 1.0,
         is_optional: true,
     },
     Row {
         title: "The innocent: delivered per second",
         lines: &[
-            Kind { label: "offered", class: "c dashed", values: |s| sum(s, "producer", true, |g| &g.offered_per_s) },
-            Kind { label: "delivered", class: "b", values: |s| sum(s, "consumer", true, |g| &g.delivered_per_s) },
+            Kind {
+                label: "offered",
+                class: "c dashed",
+                values: |s| sum(s, "producer", true, |g| &g.offered_per_s),
+            },
+            Kind {
+                label: "delivered",
+                class: "b",
+                values: |s| sum(s, "consumer", true, |g| &g.delivered_per_s),
+            },
         ],
         unit: si,
         is_log: false,
+        cuts_peaks: true,
         least: 1.0,
         is_optional: true,
     },
     Row {
         title: "The innocent: latency",
         lines: &[
-            Kind { label: "slowest", class: "c", values: |s| most(s, "consumer", true, |g| &g.latency_max_ms) },
+            Kind {
+                label: "slowest",
+                class: "c",
+                values: |s| most(s, "consumer", true, |g| &g.latency_max_ms),
+            },
             Kind { label: "p99", class: "e", values: |s| most(s, "consumer", true, |g| &g.latency_p99_ms) },
-            Kind { label: "median", class: "a", values: |s| most(s, "consumer", true, |g| &g.latency_p50_ms) },
+            Kind {
+                label: "median",
+                class: "a",
+                values: |s| most(s, "consumer", true, |g| &g.latency_p50_ms),
+            },
         ],
         unit: ms,
         is_log: true,
+        cuts_peaks: false,
         least: 1.0,
         is_optional: true,
     },
 ];
+
+/// Where peaks are cut: at so many times what nine of ten values are below.
+const PEAK: f64 = 1.6;
 
 /// Repetitions that are drawn beside the first.
 const FAINT_MAX: usize = 9;
@@ -155,6 +207,11 @@ impl Row {
     fn values<'a>(&'a self, outcomes: &'a [&Outcome]) -> impl Iterator<Item = f64> + 'a {
         let series = outcomes.iter().flat_map(|o| &o.repetitions).map(|r| &r.series);
         series.flat_map(|s| self.lines.iter().flat_map(move |l| (l.values)(s))).flatten()
+    }
+
+    /// What is to be said of the scale.
+    pub(super) fn note(&self) -> &'static str {
+        if self.cuts_peaks { "peaks of catching up are cut" } else { "" }
     }
 
     /// Whether there is something to see.
@@ -166,7 +223,10 @@ impl Row {
     pub(super) fn scale(&self, outcomes: &[&Outcome]) -> Scale {
         let mut values: Vec<f64> = self.values(outcomes).filter(|v| *v > 0.0).collect();
         values.sort_by(f64::total_cmp);
-        let top = values.last().copied().unwrap_or(0.0).max(self.least);
+        let most = values.last().copied().unwrap_or(0.0);
+        // Few values far above the others, as when a backlog comes at once, would press these to the ground.
+        let usual = values.get(values.len() * 9 / 10).copied().unwrap_or(0.0);
+        let top = if self.cuts_peaks { most.min(usual * PEAK) } else { most }.max(self.least);
         let log_from = self.is_log.then(|| {
             let least = values.first().copied().unwrap_or(0.01).clamp(0.001, self.least / 10.0);
             10f64.powf(least.log10().floor())

@@ -27,7 +27,8 @@ impl Environment {
     /// This machine, now.
     pub fn capture() -> Environment {
         let uname = rustix::system::uname();
-        let words = [uname.sysname(), uname.release(), uname.machine()].map(|w| w.to_string_lossy().into_owned());
+        let words =
+            [uname.sysname(), uname.release(), uname.machine()].map(|w| w.to_string_lossy().into_owned());
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let load_average = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Environment {

@@ -79,11 +79,16 @@ fn fresh_letter() -> char {
 
 impl Stagehand {
     /// Starts the broker (unless it runs) and plays the scenario once.
-    pub fn play(&self, script: &Script, origin: &Origin) -> Result<(Play, crate::driver::launch::Identity), Error> {
+    pub fn play(
+        &self,
+        script: &Script,
+        origin: &Origin,
+    ) -> Result<(Play, crate::driver::launch::Identity), Error> {
         raise_descriptor_limit(script.connections() as u64)?;
         let mut broker = origin.obtain()?;
         let mut rates = vec![None; script.groups.len()];
-        if script.groups.iter().any(|g| matches!(g.producing(), Some(p) if matches!(p.rate, Rate::Times(_)))) {
+        if script.groups.iter().any(|g| matches!(g.producing(), Some(p) if matches!(p.rate, Rate::Times(_))))
+        {
             rates = self.calibrate(script, &broker)?;
         }
         let mut scene = Scene::of(script, &broker);

@@ -98,10 +98,7 @@ struct Consumers {
 enum RawPayload {
     One(Bytes),
     Some(Vec<Bytes>),
-    Range {
-        min: Bytes,
-        max: Bytes,
-    },
+    Range { min: Bytes, max: Bytes },
 }
 
 #[derive(Deserialize)]
@@ -266,7 +263,8 @@ fn check_following(
 ) -> Result<Following, Fault> {
     let find = |name: &Spanned<String>| {
         let is_it = |g: &Group| g.name == *name.as_ref() && g.consuming().is_none();
-        let none = || Fault::at(name.span(), format!("no producers or relays {:?} before this", name.as_ref()));
+        let none =
+            || Fault::at(name.span(), format!("no producers or relays {:?} before this", name.as_ref()));
         groups.iter().position(is_it).ok_or_else(none)
     };
     let followed = follows.iter().map(find).collect::<Result<Vec<_>, _>>()?;
@@ -282,7 +280,10 @@ fn check_following(
             Interest::Random(random, seed)
         }
         Some((span, RawInterest::Random { .. })) => {
-            return Err(Fault::at(span, format!("must be from 1 to the {available} clients that it follows")));
+            return Err(Fault::at(
+                span,
+                format!("must be from 1 to the {available} clients that it follows"),
+            ));
         }
         Some((span, _)) => {
             return Err(Fault::at(span, "an interest is \"all\", \"own\" or { random = NUMBER }"));

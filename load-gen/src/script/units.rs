@@ -35,7 +35,8 @@ fn split(text: &str) -> Option<(f64, &str)> {
 impl Seconds {
     /// Reads text with a unit.
     pub fn parse(text: &str) -> Result<Seconds, String> {
-        let (number, unit) = split(text).ok_or_else(|| format!("{text:?} is not a time, such as \"300ms\""))?;
+        let (number, unit) =
+            split(text).ok_or_else(|| format!("{text:?} is not a time, such as \"300ms\""))?;
         let scale = match unit {
             "us" => 1e-6,
             "ms" => 1e-3,
@@ -56,7 +57,8 @@ impl Seconds {
 impl Bytes {
     /// Reads text with a unit.
     pub fn parse(text: &str) -> Result<Bytes, String> {
-        let (number, unit) = split(text).ok_or_else(|| format!("{text:?} is not a size, such as \"8MiB\""))?;
+        let (number, unit) =
+            split(text).ok_or_else(|| format!("{text:?} is not a size, such as \"8MiB\""))?;
         let scale = match unit {
             "B" => 1u64,
             "KiB" => 1 << 10,
@@ -74,7 +76,9 @@ impl Rate {
         match (text, split(text)) {
             ("full", _) => Ok(Rate::Full),
             (_, Some((times, "x"))) if times > 0.0 => Ok(Rate::Times(times)),
-            _ => Err(format!("{text:?} is not a rate: messages per second, \"full\", or a multiple as \"2x\"")),
+            _ => {
+                Err(format!("{text:?} is not a rate: messages per second, \"full\", or a multiple as \"2x\""))
+            }
         }
     }
 }
