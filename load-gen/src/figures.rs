@@ -178,7 +178,7 @@ impl Sight<'_> {
         let bins = |from: f64, to: f64| {
             (1..=((to - from) / step).floor() as usize).map(move |n| from + n as f64 * step)
         };
-        let last_moving = bins(from, to).filter(|at| rate_at(*at) > before * STILL_SHARE).last();
+        let last_moving = bins(from, to).rfind(|at| rate_at(*at) > before * STILL_SHARE);
         let after = last_moving.map_or(0.0, |at| at - from);
         if from + after < to - 1.5 * step {
             figures.insert("throttled_after_s".into(), after);

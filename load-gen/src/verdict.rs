@@ -213,7 +213,7 @@ fn recovery(script: &Script, f: &Figures, strictness: Strictness) -> (Status, St
     if script.stall().is_none() {
         return nothing("nobody stalls");
     }
-    if get(f, "reaching_stalled_share") > THROTTLED_SHARE {
+    if script.expect.is_unthrottled || get(f, "reaching_stalled_share") > THROTTLED_SHARE {
         return nothing("nobody was throttled");
     }
     if get(f, "recovered") == 0.0 {
