@@ -12,7 +12,7 @@ use serde_json::Value;
 const STALL: &str = r#"
 name = "stall"
 duration = "2400ms"
-patience = "2s"
+patience = "4s"
 [[producers]]
 name = "loud"
 rate = 2000
