@@ -189,6 +189,8 @@ impl Sight<'_> {
         let back = bins(to, end).find(is_full).unwrap_or(end);
         figures.insert("recovery_s".into(), back - to);
         figures.insert("recovered".into(), f64::from(u8::from(bins(to, end).any(|at| is_full(&at)))));
+        let best = bins(to, end).map(rate_at).fold(0.0, f64::max);
+        figures.insert("recovered_share".into(), if before > 0.0 { best / before } else { 0.0 });
         let free = self.producers(false);
         let free_before = sum(&free, from * START_SHARE, from);
         if free_before > 0.0 {

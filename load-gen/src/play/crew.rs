@@ -105,10 +105,21 @@ impl Crew {
     pub(super) fn signal(&self, process: &str, signal: Signal) -> Result<(), Error> {
         for member in self.members.iter().filter(|m| m.process == process) {
             let pid = Pid::from_raw(member.child.id() as i32).expect("children have numbers");
+            if signal == Signal::CONT && !is_stopped(member.child.id()) {
+                return Err(Error::Usage(format!(
+                    "the process of {process} was continued by somebody else while it was to be stopped"
+                )));
+            }
             kill_process(pid, signal).map_err(doing(&format!("signalling {process}")))?;
         }
         Ok(())
     }
+}
+
+/// Whether a process is stopped, as `/proc/PID/stat` has it; its name, before that, may contain anything.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 impl Drop for Crew {
