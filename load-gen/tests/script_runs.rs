@@ -25,6 +25,7 @@ innocent = true
 [[consumers]]
 name = "stopped"
 follows = ["loud"]
+receive_buffer = "64KiB"
 stall = { from = "700ms", to = "1700ms" }
 [[consumers]]
 name = "listener"
@@ -185,7 +186,8 @@ fn staunch_keeps_its_promises() {
     let text = STALL.replace("memory_growth = \"1MiB\"", "memory_growth = \"64MiB\"");
     // More than it may owe, while nobody reads.
     let text = text.replace("payload = 4096", "payload = 16384");
-    let args = ["--repeat", "2", "--out", dir.to_str().unwrap(), "--html", page.to_str().unwrap()];
+    let args =
+        ["--repeat", "2", "--stretch", "2", "--out", dir.to_str().unwrap(), "--html", page.to_str().unwrap()];
     let (status, outcome) = play(&dir, &text, &format!("staunch={program}"), &args);
     assert_eq!((status, failing(&outcome)), (Some(0), vec![]));
     assert!(outcome["broker"]["version"].as_str().unwrap().starts_with("staunch "));
