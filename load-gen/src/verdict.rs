@@ -108,6 +108,14 @@ fn holds(does: bool) -> Status {
     if does { Status::Holds } else { Status::Fails }
 }
 
+/// What is said of a time that has a bound.
+fn within(most_s: f64, strictness: Strictness) -> String {
+    match strictness {
+        Strictness::All => format!("at most {most_s:.1} s"),
+        Strictness::NoTimes => format!("at most {most_s:.1} s, which is not judged here"),
+    }
+}
+
 /// For times: judged only if that is asked for.
 fn timed(does: bool, strictness: Strictness) -> Status {
     if strictness == Strictness::All { holds(does) } else { Status::NotJudged }
@@ -148,7 +156,7 @@ fn bounded(script: &Script, f: &Figures, _: Strictness) -> (Status, String) {
     };
     let most = script.expect.memory_growth.map_or(MEMORY_GROWTH_MIB, |b| b as f64 / 1048576.0);
     let text = format!(
-        "by {growth:.1} to {:.1} MiB, up to {:.1} of it in the kernel's queues (idle: {:.1}); at most by {most:.0} MiB",
+        "grew by {growth:.1} MiB to {:.1} MiB, up to {:.1} of it in the kernel's queues (idle: {:.1}); at most by {most:.0} MiB",
         get(f, "memory_peak_mib"),
         get(f, "queued_peak_mib"),
         get(f, "memory_idle_mib"),
@@ -169,7 +177,7 @@ fn throttled(script: &Script, f: &Figures, strictness: Strictness) -> (Status, S
     text.push_str(&after.map_or(" all the time".into(), |after| format!(" after {after:.1} s")));
     let mut status = holds(share <= THROTTLED_SHARE && before > 0.0);
     if let (Some(most), Status::Holds) = (script.expect.throttled_within_s, status) {
-        text.push_str(&format!("; within {most:.1} s"));
+        text.push_str(&format!("; {}", within(most, strictness)));
         // Half a step of the plots, which is how exactly it is known.
         if strictness == Strictness::All {
             status = holds(after.is_some_and(|after| after <= most + 0.1));
@@ -227,7 +235,7 @@ fn recovery(script: &Script, f: &Figures, strictness: Strictness) -> (Status, St
         return (holds(strictness == Strictness::NoTimes && share >= RECOVERED_SHARE_LAX), text);
     }
     let most = script.expect.recovery_s.unwrap_or(RECOVERY_S);
-    let text = format!("back after {:.1} s; at most {most:.1} s", get(f, "recovery_s"));
+    let text = format!("back after {:.1} s; {}", get(f, "recovery_s"), within(most, strictness));
     let is_in_time = get(f, "recovery_s") <= most + 0.1;
     // That it recovers is judged in any case.
     (if strictness == Strictness::All { holds(is_in_time) } else { Status::Holds }, text)
