@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Most missing numbers remembered one by one; beyond it a late message is counted as duplicated.
 const MISSING_MAX: usize = 1 << 20;
 
 /// What went wrong, counted in messages (or, for assertions, in events).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults {
     /// Sent and never received.
     pub lost: u64,
@@ -80,6 +80,11 @@ impl Checker {
     /// How many different numbers were seen.
     pub fn received(&self) -> u64 {
         self.next - self.missing.len() as u64 - self.forgotten
+    }
+
+    /// The verdict on what came so far: missing is what should have come before something that did.
+    pub fn so_far(&self) -> Faults {
+        self.faults(self.next)
     }
 
     /// The verdict, given how many the producer sent.

@@ -31,6 +31,7 @@ use crate::settings::{Amount, Protocol, Settings};
 /// or damaged, and 2 if the run could not be carried through.
 #[derive(Debug, Parser)]
 #[command(name = "staunch-load", version, max_term_width = 110)]
+#[command(after_help = crate::command::OVERVIEW)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,

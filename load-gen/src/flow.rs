@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::check::Faults;
 use crate::client::{Client, Error, looking_at};
 use crate::drive::{Drive, Port};
-use crate::nats;
+use crate::driver::nats;
 use crate::payload::now_ns;
 use crate::record::Latency;
 use crate::report::Sample;

@@ -4,27 +4,36 @@
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     start_ns: u64,
-    per_second: u64,
+    /// Messages in a thousand seconds.
+    per_ks: u64,
 }
+
+/// A thousand seconds.
+const KILOSECOND_NS: u128 = 1_000_000_000_000;
 
 impl Pace {
     /// Message 0 is due at `start_ns`, and `per_second` (at least 1) follow in each second.
     pub fn new(start_ns: u64, per_second: u64) -> Self {
-        Pace { start_ns, per_second: per_second.max(1) }
+        Pace { start_ns, per_ks: per_second.max(1) * 1000 }
+    }
+
+    /// The same for any rate, to three places after the point.
+    pub fn fractional(start_ns: u64, per_second: f64) -> Self {
+        Pace { start_ns, per_ks: ((per_second * 1000.0) as u64).max(1) }
     }
 
     /// How many messages are due at `now_ns`.
     pub fn due(&self, now_ns: u64) -> u64 {
         match now_ns.checked_sub(self.start_ns) {
             None => 0,
-            Some(passed) => (u128::from(passed) * u128::from(self.per_second) / 1_000_000_000) as u64 + 1,
+            Some(passed) => (u128::from(passed) * u128::from(self.per_ks) / KILOSECOND_NS) as u64 + 1,
         }
     }
 
     /// The instant at which message `n` is to be sent. Latency counts from here, not from the write.
     pub fn intended_ns(&self, n: u64) -> u64 {
         // Rounded up, so that the message is due at its own instant.
-        self.start_ns + (u128::from(n) * 1_000_000_000).div_ceil(u128::from(self.per_second)) as u64
+        self.start_ns + (u128::from(n) * KILOSECOND_NS).div_ceil(u128::from(self.per_ks)) as u64
     }
 }
 

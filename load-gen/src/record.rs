@@ -1,7 +1,8 @@
 //! Latencies as full histograms.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Latencies in nanoseconds, from 1 ns to 10 minutes at three significant digits.
 #[derive(Clone, Debug)]
@@ -14,7 +15,7 @@ impl Default for Latency {
 }
 
 /// The points of a latency distribution that reports show, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Median.
     pub p50_us: f64,
@@ -43,6 +44,23 @@ impl Latency {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.0.reset();
+    }
+
+    /// All of it as text: the histogram's serial form, in hexadecimal.
+    pub fn to_hex(&self) -> String {
+        let mut bytes = vec![];
+        V2Serializer::new().serialize(&self.0, &mut bytes).expect("a vector takes it");
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// What [`Latency::to_hex`] gave.
+    pub fn from_hex(text: &str) -> Option<Latency> {
+        let pairs = text.as_bytes().chunks(2);
+        let digits = pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        let bytes = digits.collect::<Option<Vec<u8>>>()?;
+        let mut all = Latency::default();
+        all.0.add(Deserializer::new().deserialize::<u64, _>(&mut &bytes[..]).ok()?).ok()?;
+        Some(all)
     }
 
     /// The points to report, or `None` if nothing was recorded.
@@ -74,6 +92,8 @@ mod tests {
         sum.add(&l);
         sum.add(&l);
         assert_eq!(sum.quantiles().unwrap().count, 2000);
+        assert_eq!(Latency::from_hex(&sum.to_hex()).unwrap().quantiles(), sum.quantiles());
+        assert!(Latency::from_hex("12345").is_none());
         sum.clear();
         assert_eq!(sum.quantiles(), None);
     }

@@ -26,7 +26,32 @@ pub struct Intake {
     pub now_ns: u64,
     /// Text of an Error packet, if one came.
     pub failure: Option<String>,
+    /// Copies of what comes, for a client that sends it on.
+    pub tap: Option<Tap>,
 }
+
+/// Payloads in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Tap {
+    bytes: Vec<u8>,
+    /// The checker of each, and where it ends.
+    ends: Vec<(u32, usize)>,
+}
+
+impl Tap {
+    /// Takes out all, each with the number of its checker.
+    pub fn drain(&mut self, mut take: impl FnMut(u32, &[u8])) {
+        let mut at = 0;
+        for (checker, end) in self.ends.drain(..) {
+            take(checker, &self.bytes[at..end]);
+            at = end;
+        }
+        self.bytes.clear();
+    }
+}
+
+/// Instead of the length of payloads, where they are of different lengths.
+pub const ANY_LENGTH: usize = 0;
 
 /// Takes what a port reads.
 pub trait Sink: Send {
@@ -38,6 +63,14 @@ pub trait Sink: Send {
     fn faults(&self, sent: &[u64]) -> Faults;
     /// From now on the end of every assertion is expected too.
     fn expect_end(&mut self) {}
+    /// What can be said without knowing how much was sent: what is missing before something that came is lost so far.
+    fn so_far(&self) -> Faults {
+        Faults::default()
+    }
+    /// How many different messages came of each producer that is followed, in the order of the subscriptions.
+    fn received(&self) -> Vec<u64> {
+        vec![]
+    }
 }
 
 /// For sessions that should receive nothing: whatever they do receive is misdelivered.
@@ -117,11 +150,27 @@ impl Subscriptions {
         }
         if stamp.seq & (self.scrutiny.body_every - 1) == 0 {
             // A streamed payload comes as its head; its pieces have been compared.
-            let has_length = payload.len() == self.payload_bytes || payload.len() == HEAD_BYTES;
+            let has_length = payload.len() == self.payload_bytes
+                || payload.len() == HEAD_BYTES
+                || self.payload_bytes == ANY_LENGTH;
             if !has_length || !is_intact(0, payload) {
                 intake.damaged += 1;
             }
         }
+        if let Some(tap) = &mut intake.tap {
+            tap.bytes.extend_from_slice(payload);
+            tap.ends.push((checker, tap.bytes.len()));
+        }
+    }
+
+    pub(crate) fn so_far(&self) -> Faults {
+        let mut sum = Faults::default();
+        self.checkers.iter().for_each(|checker| sum.add(&checker.so_far()));
+        sum
+    }
+
+    pub(crate) fn received(&self) -> Vec<u64> {
+        self.checkers.iter().map(Checker::received).collect()
     }
 
     pub(crate) fn expected(&self, sent: &[u64]) -> u64 {
@@ -188,6 +237,12 @@ impl Sink for Observers {
     }
     fn faults(&self, sent: &[u64]) -> Faults {
         self.subscriptions.faults(sent)
+    }
+    fn so_far(&self) -> Faults {
+        self.subscriptions.so_far()
+    }
+    fn received(&self) -> Vec<u64> {
+        self.subscriptions.received()
     }
 }
 

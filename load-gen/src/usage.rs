@@ -27,10 +27,8 @@ impl Usage {
         let mut usage = Usage::default();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         (usage.user_ns, usage.sys_ns) = parse_stat(&stat).ok_or_else(|| invalid("stat"))?;
-        usage.cpu_ns = match task_ns(pid) {
-            Ok(ns) if ns > 0 => ns,
-            _ => usage.user_ns + usage.sys_ns,
-        };
+        // The first is exact, the second has what threads used that have ended.
+        usage.cpu_ns = task_ns(pid).unwrap_or(0).max(usage.user_ns + usage.sys_ns);
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         usage.rss_kib = rss_kib(pid)?;
         usage.rss_peak_kib = field_kib(&status, "VmHWM:").unwrap_or(0);

@@ -8,8 +8,10 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
+use rustix::net::SendFlags;
 use staunch_load::wire::decode::{Event, elements, label, skip, turn_event, unsigned};
 use staunch_load::wire::{END, SEQUENCE, encode};
 
@@ -29,6 +31,14 @@ pub(crate) enum Mischief {
     Die(u64),
     /// Instead of it comes an Error packet.
     Fail(u64),
+    /// It is delivered after the next one.
+    Swap(u64),
+    /// Whoever does not read is kept everything for, without an end.
+    Hoard,
+    /// What somebody does not read in time is lost.
+    Lose,
+    /// Who does not read in time is disconnected.
+    Cut,
     /// The reference is rejected.
     Refuse,
     /// Nothing is ever answered.
@@ -43,6 +53,8 @@ struct Observer {
     /// Index and constant, or a capture.
     entries: Vec<(usize, Option<Vec<u8>>)>,
     out: UnixStream,
+    /// Takes what is to be written, where that may wait without an end.
+    hoard: Option<Sender<Vec<u8>>>,
 }
 
 #[derive(Default)]
@@ -51,6 +63,8 @@ struct Space {
     /// By session and handle: number in order of assertion, and value.
     held: HashMap<(u64, u64), (u64, Vec<u8>)>,
     next: u64,
+    /// A message that is late.
+    late: Option<Vec<u8>>,
 }
 
 /// Starts a broker on a fresh socket; it lives as long as the test process.
@@ -179,7 +193,8 @@ impl Session {
         }
         let oid = unsigned(elements(&fields[1][1..]).unwrap()[1], 0).unwrap().unwrap().0;
         let out = self.stream.try_clone().unwrap();
-        let observer = Observer { session: self.number, handle, oid, label, entries, out };
+        let hoard = (self.mischief == Mischief::Hoard).then(|| hoarder(out.try_clone().unwrap()));
+        let observer = Observer { session: self.number, handle, oid, label, entries, out, hoard };
         let mut space = self.space.lock().unwrap();
         let mut held: Vec<_> = space.held.values().collect();
         held.sort();
@@ -201,7 +216,8 @@ impl Session {
     }
 
     fn message(&mut self, body: &[u8]) {
-        let space = self.space.lock().unwrap();
+        let mut space = self.space.lock().unwrap();
+        let mut late = space.late.take();
         for o in &space.observers {
             let Some(mut captures) = o.captures(body) else { continue };
             // Relaxed: the lock orders it.
@@ -211,6 +227,10 @@ impl Session {
                 Mischief::Drop(k) if k == n => times = 0,
                 Mischief::Repeat(k) if k == n => times = 2,
                 Mischief::Stray(k) if k == n => oid = 99,
+                Mischief::Swap(k) if k == n => {
+                    late = Some(captures);
+                    break;
+                }
                 Mischief::Die(k) if k == n => {
                     for o in &space.observers {
                         let _ = o.out.shutdown(Shutdown::Both);
@@ -232,10 +252,15 @@ impl Session {
                 }
                 _ => {}
             }
-            for _ in 0..times {
-                send(&o.out, |out| encode::message(out, oid, |out| out.extend_from_slice(&captures)));
+            for captures in std::iter::repeat_n(&captures, times).chain(late.take().as_ref()) {
+                let mut packet = vec![];
+                encode::turn(&mut packet, |out| {
+                    encode::message(out, oid, |out| out.extend_from_slice(captures))
+                });
+                o.write(&packet, self.mischief);
             }
         }
+        space.late = late;
     }
 
     fn end(self) {
@@ -249,7 +274,34 @@ impl Session {
     }
 }
 
+/// A thread that writes what it is given, when that can be written.
+fn hoarder(mut out: UnixStream) -> Sender<Vec<u8>> {
+    let (sender, receiver) = channel::<Vec<u8>>();
+    std::thread::spawn(move || receiver.iter().take_while(|packet| out.write_all(packet).is_ok()).count());
+    sender
+}
+
 impl Observer {
+    fn write(&self, packet: &[u8], mischief: Mischief) {
+        if let Some(hoard) = &self.hoard {
+            let _ = hoard.send(packet.to_vec());
+            return;
+        }
+        let mut at = 0;
+        if matches!(mischief, Mischief::Lose | Mischief::Cut) {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            at = rustix::net::send(&self.out, packet, flags).unwrap_or(0);
+            if at == 0 && mischief == Mischief::Cut {
+                let _ = self.out.shutdown(Shutdown::Both);
+            }
+            if at == 0 {
+                return;
+            }
+        }
+        // Who has gone away misses it.
+        let _ = (&self.out).write_all(&packet[at..]);
+    }
+
     fn captures(&self, value: &[u8]) -> Option<Vec<u8>> {
         // The label is compared with its tag and length.
         let end = skip(value, 1).ok()??;

@@ -5,6 +5,8 @@
 
 use std::os::fd::OwnedFd;
 
+use super::framed::line_end;
+use super::{Driver, Launch, Place, Session};
 use crate::client::{Contact, Error, connect, receive, send_all};
 use crate::drive::Port;
 use crate::payload::{HEAD_BYTES, blank};
@@ -24,12 +26,59 @@ pub fn template(shape: &Shape) -> Template {
     Template::repeat(&packet, &[at], shape.write_bytes)
 }
 
+/// `nats-server`.
+#[derive(Debug)]
+pub struct Nats;
+
+impl Driver for Nats {
+    fn kind(&self) -> &'static str {
+        "nats"
+    }
+    fn program(&self) -> &'static str {
+        "nats-server"
+    }
+
+    fn launch(&self, place: &Place) -> Launch {
+        let config = place.file("nats.conf");
+        let text = format!("listen: \"127.0.0.1:{}\"\n", place.port);
+        Launch {
+            args: vec!["-c".into(), config.display().to_string()],
+            files: vec![(config, text)],
+            address: place.tcp(),
+        }
+    }
+
+    fn open(
+        &self,
+        contact: Contact<'_>,
+        topics: &[String],
+        subscriptions: Subscriptions,
+    ) -> Result<Session, Error> {
+        let (fd, kept) = subscribe(contact, topics)?;
+        Ok(Session { fd, kept, sink: Box::new(Messages::new(subscriptions)), target: 0 })
+    }
+
+    fn frame(&self, _target: u64, topic: &str, payload: &[u8], out: &mut Vec<u8>) -> usize {
+        out.extend_from_slice(format!("PUB {topic} {}\r\n", payload.len()).as_bytes());
+        let at = out.len();
+        out.extend_from_slice(payload);
+        out.extend_from_slice(b"\r\n");
+        at
+    }
+}
+
 /// Connects and subscribes to `subjects`.
 pub fn open_consumer(
     contact: Contact<'_>,
     subjects: &[String],
     subscriptions: Subscriptions,
 ) -> Result<Port, Error> {
+    let (fd, kept) = subscribe(contact, subjects)?;
+    Ok(Port::new(fd, kept, None, Box::new(Messages::new(subscriptions))))
+}
+
+/// A session with subscriptions numbered from [`OBSERVER_OID`].
+fn subscribe(contact: Contact<'_>, subjects: &[String]) -> Result<(OwnedFd, Vec<u8>), Error> {
     let (fd, mut kept) = open(contact)?;
     let mut commands = String::new();
     for (i, subject) in subjects.iter().enumerate() {
@@ -39,7 +88,7 @@ pub fn open_consumer(
     commands.push_str("PING\r\n");
     send_all(&fd, commands.as_bytes())?;
     wait_line(&fd, &mut kept, b"PONG")?;
-    Ok(Port::new(fd, kept, None, Box::new(Messages::new(subscriptions))))
+    Ok((fd, kept))
 }
 
 /// Connects a producer.
@@ -82,11 +131,6 @@ fn wait_line(fd: &OwnedFd, kept: &mut Vec<u8>, start: &[u8]) -> Result<(), Error
         let n = receive(fd, &mut buf)?;
         kept.extend_from_slice(&buf[..n]);
     }
-}
-
-/// The offset after the first line break.
-fn line_end(buf: &[u8]) -> Option<usize> {
-    buf.iter().position(|b| *b == b'\n').map(|at| at + 1)
 }
 
 /// A session with subscriptions.
@@ -155,6 +199,12 @@ impl Sink for Messages {
     }
     fn faults(&self, sent: &[u64]) -> crate::check::Faults {
         self.subscriptions.faults(sent)
+    }
+    fn so_far(&self) -> crate::check::Faults {
+        self.subscriptions.so_far()
+    }
+    fn received(&self) -> Vec<u64> {
+        self.subscriptions.received()
     }
 }
 
