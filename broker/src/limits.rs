@@ -41,7 +41,7 @@ pub struct Limits {
     pub principal_captures: u64,
     /// Bytes of memory for packets of one principal that have not come whole yet, with what is known of them so far: for
     /// a packet of very many very short values that is up to ten times its length. Up to 16 KiB in a connection are not
-    /// counted.
+    /// counted. Connections that have resolved no reference yet have an eighth of it, for themselves.
     pub principal_unfinished: u64,
 }
 
@@ -166,6 +166,11 @@ impl Unfinished {
         }
         self.0 = needed;
         true
+    }
+
+    /// Gives back all.
+    pub(crate) fn release(&mut self, taken: &Taken) {
+        taken.give_back(std::mem::take(&mut self.0));
     }
 }
 

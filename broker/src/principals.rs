@@ -17,6 +17,8 @@ pub(crate) struct Holdings {
     pub(crate) references: Taken,
     /// Bytes of packets that have not come whole.
     pub(crate) unfinished: Taken,
+    /// The same, of connections that have been given nothing but the gatekeeper.
+    pub(crate) unfinished_strangers: Taken,
     /// Skeletons that exist because of it. Relaxed throughout: a bound, nothing is published by it.
     skeletons: AtomicU64,
     /// Captures lists kept for its observations, and how many there may be: for all principals the same. Relaxed

@@ -285,3 +285,29 @@ fn what_unfinished_packets_take_is_limited() {
     drop(text);
     until("all have gone", || server.connections() == 0);
 }
+
+#[test]
+fn strangers_send_short_packets() {
+    let (_server, address) = start_default();
+    let long = |n: usize| bytes(&format!("[[1 <M \"{}\">]]", "x".repeat(n)));
+    let mut stranger = Client::tcp(address);
+    stranger.send_anyway(&long(300 << 10));
+    let why = stranger.ends_with_error();
+    assert!(why.contains("once a reference has been resolved"), "{why}");
+    // Who comes with a reference may send all at once.
+    let question =
+        r#"[[0 <A <resolve <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}> #:[0 0]> 1>]]"#;
+    let mut known = Client::tcp(address);
+    known.send_bytes(&[bytes(question), long(1 << 20), bytes("[[1 <S #:[0 5]>]]")].concat());
+    assert_eq!((known.event().oid, known.event().oid), (0, 5));
+}
+
+/// It is told back and logged: on one line, and not at any length.
+#[test]
+fn what_a_peer_says_in_the_end_is_cut_short() {
+    let (_server, address) = start_default();
+    let mut client = Client::tcp(address);
+    client.send_anyway(&bytes(&format!("<error \"a\nb{}\" #f>", "x".repeat(1000))));
+    let said = client.ends_with_error();
+    assert!(said.starts_with("a bxx") && said.ends_with("x…") && said.chars().count() == 257, "{said}");
+}

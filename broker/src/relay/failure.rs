@@ -3,8 +3,9 @@
 use staunch_protocols::caveat::CaveatError;
 use staunch_protocols::packet::PacketError;
 use staunch_protocols::text::TextError;
-use staunch_protocols::wire::{CanonError, Int, ScanError};
+use staunch_protocols::wire::{CanonError, Int, ScanError, ScanErrorKind};
 
+use super::session::STRANGER_PACKET_MAX;
 use crate::limits::Exceeded;
 
 /// Why a session ends by this side.
@@ -30,6 +31,11 @@ pub(crate) enum Failure {
     TooManyCaptures(u64),
     #[error("Packets that have not come whole take more than {0} bytes of one principal")]
     Unfinished(u64),
+    #[error(
+        "{0}; a packet may be longer once a reference has been resolved: until then the broker takes {max} bytes",
+        max = STRANGER_PACKET_MAX
+    )]
+    Stranger(ScanError),
     #[error("{0}")]
     Peer(String),
     #[error("What one turn's values became behind caveats takes more than {0} bytes")]
@@ -64,4 +70,25 @@ pub(crate) enum Failure {
     Text(TextError),
     #[error("No HTTP is spoken here; over TCP, text begins with [ or <")]
     NoText,
+}
+
+impl Failure {
+    /// The peer's own Error packet. Its message is for logs, too: short, and on one line.
+    pub(crate) fn peer(message: &str) -> Failure {
+        const CHARS_MAX: usize = 256;
+        let mut clean: String =
+            message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(CHARS_MAX).collect();
+        if message.chars().nth(CHARS_MAX).is_some() {
+            clean.push('…');
+        }
+        Failure::Peer(clean)
+    }
+
+    /// Of a peer that has been given nothing yet.
+    pub(crate) fn of_stranger(error: ScanError) -> Failure {
+        match error.kind {
+            ScanErrorKind::TooLong(STRANGER_PACKET_MAX) => Failure::Stranger(error),
+            _ => Failure::Scan(error),
+        }
+    }
 }

@@ -81,6 +81,11 @@ impl Membrane {
         self.next_oid = 1;
     }
 
+    /// Whether the peer has ever been given more than what it starts from.
+    pub(crate) fn has_exported(&self) -> bool {
+        self.next_oid > 1
+    }
+
     /// What the peer calls `oid`.
     pub(crate) fn exported(&self, oid: &Int) -> Option<&Cap> {
         let Int::Small(oid) = oid else { return None };

@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::handles::{Handles, Held};
 use super::membrane::{Membrane, Ref, Refs};
 use super::turn::{Applied, Decoded};
-use crate::cap::Cap;
+use crate::cap::{Cap, Entity};
 use crate::limits::{Share, Unfinished};
 use crate::outbox::{Outbox, Pool};
 use crate::principals::Holdings;
@@ -42,6 +42,8 @@ pub(crate) struct SessionConfig {
 
 /// What an unfinished packet may take before it is read into a buffer of its own.
 const CARRY_MAX: usize = 32 << 10;
+/// Bytes of one packet of a peer that has been given nothing but the gatekeeper: questions need no more.
+pub(super) const STRANGER_PACKET_MAX: u32 = 256 << 10;
 /// How much more of a packet is read at a time once it has a buffer of its own.
 const LONG_READ: usize = 256 << 10;
 
@@ -64,6 +66,8 @@ pub(super) struct Inbound {
     unfinished: Unfinished,
     /// Something has been handled: it is known whether this is a session at all.
     is_known: bool,
+    /// It has been given nothing but the gatekeeper so far.
+    is_stranger: bool,
     /// A turn that waits for something to be built.
     waiting: Option<Box<Decoded>>,
     /// There may be more to read.
@@ -135,6 +139,7 @@ impl Session {
         let account = broker.ledger.open_account(&owner, name, limits);
         let holdings = broker.principals.get(principal);
         let mut membrane = Membrane::new(holdings.clone());
+        let is_stranger = matches!(initial.entity(), Entity::Gatekeeper(_));
         membrane.export_initial(initial);
         let session = Arc::new(Session {
             state: TaskState::new(),
@@ -158,6 +163,7 @@ impl Session {
                 unfinished: Unfinished::default(),
                 text: None,
                 is_known: false,
+                is_stranger,
                 waiting: None,
                 is_readable: true,
                 is_hanging_up: false,
@@ -408,7 +414,7 @@ impl Session {
     /// Has what an unfinished packet takes counted with the principal's others, and one that waits whole because of a debt.
     /// (Up to a read's worth of short packets may wait uncounted: who owes is not ended for it.)
     fn cover_unfinished(&self, inbound: &mut Inbound) -> Result<(), Failure> {
-        let Inbound { carry, scanner, text, unfinished, .. } = inbound;
+        let Inbound { carry, scanner, text, unfinished, is_stranger, .. } = inbound;
         let binary = match scanner {
             Some(scanner) => carry.capacity() + scanner.memory_bytes(),
             None if carry.capacity() > LONG_READ => carry.capacity(),
@@ -416,11 +422,35 @@ impl Session {
         };
         let bytes = binary + text.as_ref().map_or(0, |reader| reader.memory_bytes());
         let max = || self.broker.limits().principal_unfinished;
-        if unfinished.cover(bytes as u64, &self.holdings.unfinished, max) {
-            Ok(())
+        // Strangers have an eighth for themselves, so that they cannot take the others' share.
+        if !*is_stranger {
+            unfinished.cover(bytes as u64, &self.holdings.unfinished, max)
         } else {
-            Err(Failure::Unfinished(max()))
+            unfinished.cover(bytes as u64, &self.holdings.unfinished_strangers, || max() / 8)
         }
+        .then_some(())
+        .ok_or_else(|| Failure::Unfinished(max()))
+    }
+
+    /// Bounds on the peer's packets.
+    fn packet_limits(&self, inbound: &Inbound) -> Limits {
+        match inbound.is_stranger {
+            true => {
+                let bytes = self.config.packet.packet_bytes_max.min(STRANGER_PACKET_MAX);
+                Limits { packet_bytes_max: bytes, ..self.config.packet }
+            }
+            false => self.config.packet,
+        }
+    }
+
+    /// Looks whether a stranger has been given something since. True if so, once.
+    fn is_introduced(&self, inbound: &mut Inbound) -> bool {
+        let is_introduced = inbound.is_stranger && self.membrane.lock().has_exported();
+        if is_introduced {
+            inbound.unfinished.release(&self.holdings.unfinished_strangers);
+            inbound.is_stranger = false;
+        }
+        is_introduced
     }
 
     /// Whether it may go on, by what it and its principal owe and by what waits for others because of it. A peer that

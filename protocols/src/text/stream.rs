@@ -102,6 +102,11 @@ impl StreamReader {
         self.state == State::Between && (self.is_complete || self.builder.open.is_empty())
     }
 
+    /// Other limits, from here on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.builder.limits = limits;
+    }
+
     /// Bytes of memory that it holds.
     pub fn memory_bytes(&self) -> usize {
         self.partial.capacity() + self.builder.memory_bytes()

@@ -19,6 +19,7 @@ use staunch_system::net::Shutdown;
 use super::super::failure::Failure;
 use super::{Inbound, Session};
 use crate::Local;
+use crate::principals::Holdings;
 use crate::relay::membrane::Remains;
 use crate::schedule::{Outcome, Ready};
 
@@ -115,7 +116,8 @@ impl Session {
         inbound.carry = Vec::new();
         inbound.scanner = None;
         inbound.text = None;
-        inbound.unfinished.cover(0, &self.holdings.unfinished, || 0);
+        let Holdings { unfinished, unfinished_strangers, .. } = &*self.holdings;
+        inbound.unfinished.release(if inbound.is_stranger { unfinished_strangers } else { unfinished });
         inbound.target = None;
         inbound.full = Vec::new();
     }

@@ -191,12 +191,16 @@ impl Session {
     ) -> Result<(usize, Syntax), Failure> {
         let mut scanner = match inbound.scanner.take() {
             Some(scanner) => scanner,
-            None => local.take_scanner(self.config.packet),
+            None => local.take_scanner(self.packet_limits(inbound)),
         };
         let mut done = 0;
         let result = loop {
             if done == bytes.len() || self.is_held_up(inbound, local) {
                 break Ok(Step::Next);
+            }
+            if self.is_introduced(inbound) {
+                // What has been scanned of a packet is scanned again, by the bounds of those who are known.
+                local.put_scanner(std::mem::replace(&mut scanner, Scanner::new(self.config.packet)));
             }
             if bytes[done] < 0x80 {
                 local.put_scanner(scanner);
@@ -214,6 +218,7 @@ impl Session {
         match result {
             Ok(Step::Unfinished) => inbound.scanner = Some(scanner),
             Ok(_) => local.put_scanner(scanner),
+            Err(Failure::Scan(error)) if inbound.is_stranger => return Err(Failure::of_stranger(error)),
             Err(failure) => return Err(failure),
         }
         Ok((done, Syntax::Same))
@@ -433,7 +438,7 @@ impl Session {
     ) -> Result<Step, Failure> {
         let turn = match Packet::read(packet).map_err(Failure::Packet)? {
             Packet::Nop | Packet::Extension(_) => return Ok(Step::Next),
-            Packet::Error { message, .. } => return Err(Failure::Peer(message.to_owned())),
+            Packet::Error { message, .. } => return Err(Failure::peer(message)),
             Packet::Turn(turn) => turn,
         };
         let mut decoded = self.decode(turn, inbound)?;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use staunch_protocols::text::StreamReader;
+use staunch_protocols::wire::Scanner;
 
 use super::super::failure::Failure;
 use super::packets::{Step, Syntax};
@@ -23,7 +24,7 @@ impl Session {
             return Err(Failure::NoText);
         }
         inbound.is_known = true;
-        inbound.text = Some(Box::new(StreamReader::new(self.config.packet)));
+        inbound.text = Some(Box::new(StreamReader::new(self.packet_limits(inbound))));
         Ok(())
     }
 
@@ -44,10 +45,14 @@ impl Session {
         local: &mut Local,
     ) -> Result<(usize, Syntax), Failure> {
         let Some(mut reader) = inbound.text.take() else { return Ok((0, Syntax::Same)) };
-        let mut scanner = local.take_scanner(self.config.packet);
+        let mut scanner = local.take_scanner(self.packet_limits(inbound));
         let mut done = 0;
         let mut syntax = Syntax::Same;
         while done < bytes.len() && !self.is_held_up(inbound, local) {
+            if self.is_introduced(inbound) {
+                reader.set_limits(self.config.packet);
+                local.put_scanner(std::mem::replace(&mut scanner, Scanner::new(self.config.packet)));
+            }
             if bytes[done] >= 0x80 && reader.is_idle() {
                 syntax = Syntax::Binary;
                 break;
