@@ -23,7 +23,7 @@ impl Session {
             return Err(Failure::NoText);
         }
         inbound.is_known = true;
-        inbound.text = Some(Box::new(StreamReader::new(self.config.packet)));
+        inbound.text = Some(Box::new(StreamReader::new(self.packet)));
         Ok(())
     }
 
@@ -44,7 +44,7 @@ impl Session {
         local: &mut Local,
     ) -> Result<(usize, Syntax), Failure> {
         let Some(mut reader) = inbound.text.take() else { return Ok((0, Syntax::Same)) };
-        let mut scanner = local.take_scanner(self.config.packet);
+        let mut scanner = local.take_scanner(self.packet);
         let mut done = 0;
         let mut syntax = Syntax::Same;
         while done < bytes.len() && !self.is_held_up(inbound, local) {
