@@ -12,10 +12,12 @@ use staunch_system::net::{Listener, ListenerAddress, Peer, Shutdown, Stream};
 
 use crate::admission::{self, Start};
 use crate::cap::{Cap, Entity};
-use crate::relay::Session;
+use crate::listen::Credit;
+use crate::relay::{Session, SessionConfig};
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
 use crate::settings::Settings;
 use crate::silence;
+use crate::slow::Slow;
 use crate::{Broker, Local};
 
 /// For how long a TCP peer may be silent before the kernel asks whether it is there.
@@ -31,6 +33,10 @@ pub(crate) struct Acceptor {
     pub(crate) broker: Weak<Broker>,
     pub(crate) listener: Listener,
     pub(crate) initial: Cap,
+    /// What is done about slow consumers, if it is said for this listener.
+    pub(crate) slow: Option<Slow>,
+    /// Whether turns are counted and reported.
+    pub(crate) credit: Option<Credit>,
     pub(crate) refusals: Refusals,
     pub(crate) shortages: Shortages,
 }
@@ -116,26 +122,32 @@ impl Acceptor {
             Err(why) => return self.refuse(broker, &stream, &principal, &why),
         };
         let settings = broker.settings();
-        let initial = match self.initial(&settings.rules, peer) {
+        let (initial, slow) = match self.initial(&settings.rules, peer) {
             Ok(initial) => initial,
             Err(why) => return self.refuse(broker, &stream, &principal, &why),
         };
         let open = Opening { stream, peer, connection, principal: &principal, name: &name };
-        if let Err(error) = open.open(broker, &initial, &settings) {
+        let slow = slow.or(self.slow).unwrap_or(settings.slow);
+        let config = SessionConfig { slow, credit: self.credit, ..settings.session(&broker.limits()) };
+        if let Err(error) = open.open(broker, &initial, &settings, config) {
             tracing::warn!(%error, connection = name, "cannot watch a connection");
         }
     }
 
-    /// What a peer starts from.
-    fn initial(&self, rules: &[admission::Rule], peer: Peer) -> Result<Cap, Refusal> {
+    /// What a peer starts from, and what is done if it is slow, as far as its rule says so.
+    fn initial(&self, rules: &[admission::Rule], peer: Peer) -> Result<(Cap, Option<Slow>), Refusal> {
         let (Peer::Unix(who), ListenerAddress::Unix(socket)) = (peer, self.listener.address()) else {
-            return Ok(self.initial.clone());
+            return Ok((self.initial.clone(), None));
         };
-        match (admission::start_of(rules, socket, &who), self.initial.entity()) {
-            (Start::Gatekeeper, _) => Ok(self.initial.clone()),
+        let Some(rule) = admission::rule_for(rules, socket, &who) else {
+            return Ok((self.initial.clone(), None));
+        };
+        match (&rule.start, self.initial.entity()) {
+            (Start::Gatekeeper, _) => Ok((self.initial.clone(), rule.slow)),
             (Start::Nothing, _) => Err(Refusal::Denied),
             (Start::Reference(reference), Entity::Gatekeeper(gatekeeper)) => {
-                gatekeeper.look_up(reference).ok_or(Refusal::Reference)
+                let (cap, slow) = gatekeeper.look_up(reference).ok_or(Refusal::Reference)?;
+                Ok((cap, rule.slow.or(slow)))
             }
             (Start::Reference(_), _) => Err(Refusal::Reference),
         }
@@ -163,7 +175,9 @@ pub(crate) fn adopt(
     let (principal, _) = names(peer);
     let connection = admit(broker, &principal).map_err(|why| io::Error::other(why.to_string()))?;
     let open = Opening { stream, peer, connection, principal: &principal, name };
-    open.open(broker, initial, &broker.settings())
+    let settings = broker.settings();
+    let config = settings.session(&broker.limits());
+    open.open(broker, initial, &settings, config)
 }
 
 /// A connection that has been admitted.
@@ -177,7 +191,13 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     /// Begins a session. If that fails, it ends.
-    fn open(self, broker: &Arc<Broker>, initial: &Cap, settings: &Settings) -> io::Result<Arc<Session>> {
+    fn open(
+        self,
+        broker: &Arc<Broker>,
+        initial: &Cap,
+        settings: &Settings,
+        config: SessionConfig,
+    ) -> io::Result<Arc<Session>> {
         let Opening { stream, peer, connection, principal, name } = self;
         match peer {
             // Unlike a TCP socket, it has not inherited them from the listener.
@@ -192,7 +212,6 @@ impl Opening<'_> {
                 }
             }
         }
-        let config = settings.session(&broker.limits());
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
         session.start().inspect_err(|_| session.break_off())?;
         Ok(session)

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use staunch_protocols::sturdy::SturdyRef;
 use staunch_system::net::Credentials;
 
+use crate::slow::Slow;
+
 /// Which connections a rule is for: all of what is named must fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
@@ -37,6 +39,8 @@ pub struct Rule {
     pub who: Who,
     /// What they start from.
     pub start: Start,
+    /// What is done about those of them who are slow; `None` for what the listener or the configuration says.
+    pub slow: Option<Slow>,
 }
 
 impl std::fmt::Debug for Rule {
@@ -47,7 +51,11 @@ impl std::fmt::Debug for Rule {
             Start::Reference(_) => "Reference",
             Start::Nothing => "Nothing",
         };
-        f.debug_struct("Rule").field("who", &self.who).field("start", &start).finish()
+        f.debug_struct("Rule")
+            .field("who", &self.who)
+            .field("start", &start)
+            .field("slow", &self.slow)
+            .finish()
     }
 }
 
@@ -59,10 +67,9 @@ impl Who {
     }
 }
 
-/// What the first rule that fits gives.
-pub(crate) fn start_of<'a>(rules: &'a [Rule], socket: &Path, peer: &Credentials) -> &'a Start {
-    let first = rules.iter().find(|rule| rule.who.fits(socket, peer));
-    first.map_or(&Start::Gatekeeper, |rule| &rule.start)
+/// The first rule that fits.
+pub(crate) fn rule_for<'a>(rules: &'a [Rule], socket: &Path, peer: &Credentials) -> Option<&'a Rule> {
+    rules.iter().find(|rule| rule.who.fits(socket, peer))
 }
 
 #[cfg(test)]
@@ -73,18 +80,20 @@ mod tests {
     fn the_first_rule_that_fits_decides() {
         let who = |socket: Option<&str>, uid, gid| Who { socket: socket.map(PathBuf::from), uid, gid };
         let reference = || Start::Reference(Box::new(SturdyRef::mint(&[0x81], b"")));
+        let rule = |who, start| Rule { who, start, slow: None };
         let rules = [
-            Rule { who: who(Some("/a"), Some(1), None), start: reference() },
-            Rule { who: who(None, Some(1), Some(9)), start: Start::Gatekeeper },
-            Rule { who: who(None, Some(1), None), start: Start::Nothing },
-            Rule { who: who(None, None, Some(9)), start: reference() },
+            rule(who(Some("/a"), Some(1), None), reference()),
+            rule(who(None, Some(1), Some(9)), Start::Gatekeeper),
+            rule(who(None, Some(1), None), Start::Nothing),
+            rule(who(None, None, Some(9)), reference()),
         ];
         let check = |socket: &str, uid, gid, expected: &str| {
-            let found = start_of(&rules, Path::new(socket), &Credentials { uid, gid, pid: 1 });
-            let found = match found {
-                Start::Gatekeeper => "gatekeeper",
-                Start::Reference(_) => "reference",
-                Start::Nothing => "nothing",
+            let found = rule_for(&rules, Path::new(socket), &Credentials { uid, gid, pid: 1 });
+            let found = match found.map(|rule| &rule.start) {
+                Some(Start::Gatekeeper) => "gatekeeper",
+                Some(Start::Reference(_)) => "reference",
+                Some(Start::Nothing) => "nothing",
+                None => "no rule",
             };
             assert_eq!(found, expected, "{socket} {uid} {gid}");
         };
@@ -92,6 +101,6 @@ mod tests {
         check("/b", 1, 1, "nothing");
         check("/b", 1, 9, "gatekeeper");
         check("/b", 2, 9, "reference");
-        check("/b", 2, 2, "gatekeeper");
+        check("/b", 2, 2, "no rule");
     }
 }

@@ -15,12 +15,31 @@ use crate::attenuate::{Asker, stored_scanner};
 use crate::cap::{self, Cap, Caps, StoredId};
 use crate::dataspace::{LocalEvent, Observing};
 use crate::listen::Answers;
+use crate::server;
+use crate::slow::Slow;
 use crate::{Broker, Local};
 
 /// What a sturdyref's oid stands for.
 struct Binding {
     key: Vec<u8>,
     target: Cap,
+    /// What is done about slow consumers that came in by it, if it says so.
+    slow: Option<Slow>,
+}
+
+impl Binding {
+    fn new(said: &server::Binding, target: Cap) -> Binding {
+        Binding { key: said.key.clone(), target, slow: said.slow }
+    }
+}
+
+/// What is said to a question.
+struct Reply {
+    observer: Cap,
+    value: Vec<u8>,
+    caps: Caps,
+    /// The binding's that lets in.
+    slow: Option<Slow>,
 }
 
 /// An answer that stands as long as its question.
@@ -46,9 +65,9 @@ struct Given {
 pub(crate) struct Bindings(Mutex<HashMap<Vec<u8>, Binding>>);
 
 impl Bindings {
-    /// Lets whoever shows a sturdyref for `oid` signed with `key` have `target`.
-    pub(crate) fn bind(&self, oid: &[u8], key: &[u8], target: Cap) {
-        self.0.lock().insert(oid.to_vec(), Binding { key: key.to_vec(), target });
+    /// Lets whoever shows a sturdyref that the binding is for have `target`.
+    pub(crate) fn bind(&self, binding: &server::Binding, target: Cap) {
+        self.0.lock().insert(binding.oid.clone(), Binding::new(binding, target));
     }
 }
 
@@ -82,8 +101,10 @@ impl Gatekeeper {
             answer.count += 1;
             return;
         }
-        let given = self.answer(question, caps).and_then(|(observer, value, caps)| {
-            let (value, caps) = asker.pass(&observer, value, caps)?;
+        let given = self.answer(question, caps).and_then(|reply| {
+            let (value, caps) = asker.pass(&reply.observer, reply.value, reply.caps)?;
+            let observer = reply.observer;
+            set_policy(broker, asker.session(), reply.slow);
             let (by, handle) = (asker.observing(&observer), broker.next_handle());
             local.stage.deliver(&observer, by, LocalEvent::Assert(value, caps, handle));
             Some(Given { observer, by, handle })
@@ -110,7 +131,7 @@ impl Gatekeeper {
     }
 
     /// The observer of a question, and the value to assert there.
-    fn answer(&self, question: &[u8], caps: &Caps) -> Option<(Cap, Vec<u8>, Caps)> {
+    fn answer(&self, question: &[u8], caps: &Caps) -> Option<Reply> {
         let mut scanner = stored_scanner();
         let Ok(Progress::Complete(_)) = scanner.scan(question) else { return None };
         let question = scanner.view(question);
@@ -133,18 +154,28 @@ impl Gatekeeper {
                         encode::record(&mut value, self.form.granted());
                         cap.write_stored(&mut value);
                         encode::end(&mut value);
-                        return Some((observer, value, Caps::from_elem(cap, 1)));
+                        let caps = Caps::from_elem(cap, 1);
+                        return Some(Reply { observer, value, caps, slow: binding.slow });
                     }
                     _ => self.refuse(&mut value, "sturdyref-failed-validation"),
                 }
             }
         }
-        Some((observer, value, Caps::new()))
+        Some(Reply { observer, value, caps: Caps::new(), slow: None })
     }
 
     fn refuse(&self, out: &mut Vec<u8>, why: &str) {
         encode::record(out, self.form.refused());
         encode::symbol(out, why);
         encode::end(out);
+    }
+}
+
+/// What a binding says is done if who came in by it is slow holds for the whole connection from then on.
+fn set_policy(broker: &Broker, session: u64, slow: Option<Slow>) {
+    if let Some(slow) = slow
+        && let Some(session) = broker.sessions.get(&session)
+    {
+        session.outbox().set_policy(slow);
     }
 }

@@ -20,7 +20,7 @@
 //!     // The port that the system chose.
 //!     let address: BrokerAddress = server.addresses()[0].to_string().parse()?;
 //!     // What lets in: signed with the binding's key.
-//!     let Binding { oid, key } = Binding::well_known();
+//!     let Binding { oid, key, .. } = Binding::well_known();
 //!     let patience = Duration::from_secs(10);
 //!     let mut session = Session::open(&address, &SturdyRef::mint(&oid, &key), patience)?;
 //!
@@ -60,20 +60,26 @@
 //! - `cap`, `attenuate`: capabilities and their caveats.
 //! - `principals`: what each client's owner holds.
 //! - `alarm`: a timer and the task that it runs.
-//! - `linger`: how long sessions wait for their peers in the end. `silence`: peers that have vanished.
+//! - `later`: what sessions are told when some time has passed. `silence`: peers that have vanished.
+//! - `slow`: what may be done about slow consumers. `backlog`: who is one, and that it is done. `decisions`: what was
+//!   decided.
+//! - [`amount`]: numbers and sizes as people write them.
 //! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
 mod accept;
 pub mod admission;
 mod alarm;
+pub mod amount;
 mod attenuate;
+mod backlog;
 mod cap;
 pub mod client;
 mod dataspace;
+mod decisions;
 mod gatekeeper;
+mod later;
 pub mod limits;
-mod linger;
 mod listen;
 mod outbox;
 mod principals;
@@ -82,6 +88,7 @@ pub mod schedule;
 pub mod server;
 mod settings;
 mod silence;
+mod slow;
 mod stage;
 
 use std::collections::HashSet;
@@ -96,9 +103,11 @@ use staunch_index::{Scratch, Stored};
 use staunch_protocols::caveat;
 use staunch_protocols::wire::{self, Scanner};
 
+use backlog::Backlogs;
 use dataspace::{Dataspace, Router};
+use decisions::Decisions;
+use later::Later;
 use limits::{Limits, Places};
-use linger::Lingering;
 use principals::Principals;
 use relay::{Failure, Session, Slice};
 use schedule::Scheduler;
@@ -150,6 +159,7 @@ impl Local {
 
     /// Flushes what a run has published; a wide fan-out in pieces.
     fn flush(&mut self, queue: &schedule::Queue<Local>) {
+        self.stage.cut_long();
         if self.stage.dirty_count() <= stage::FLUSH_MAX {
             return self.stage.flush(&mut self.scratch);
         }
@@ -223,8 +233,11 @@ pub(crate) struct Broker {
     handles: Arc<AtomicU64>,
     numbers: Numbers,
     counters: Counters,
-    lingering: Arc<Lingering>,
+    lingering: Arc<Later>,
+    reports: Arc<Later>,
     silences: Arc<Silences>,
+    backlogs: Arc<Backlogs>,
+    pub(crate) decisions: Decisions,
     dataspaces: Mutex<Vec<Weak<Dataspace>>>,
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
@@ -255,8 +268,11 @@ impl Broker {
             handles: Arc::new(AtomicU64::new(1)),
             numbers: Numbers::default(),
             counters: Counters::default(),
-            lingering: Lingering::new()?,
+            lingering: Later::new(later::LINGER, Session::OVERDUE)?,
+            reports: Later::new(later::REPORT, Session::REPORT)?,
             silences: Silences::new()?,
+            backlogs: Backlogs::new()?,
+            decisions: Decisions::default(),
             dataspaces: Mutex::default(),
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),

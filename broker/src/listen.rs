@@ -4,6 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
+
+use crate::amount;
+use crate::slow::Slow;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,12 +107,71 @@ pub struct Listen {
     pub address: Address,
     /// How its gatekeeper answers.
     pub answers: Answers,
+    /// What is done about slow consumers that came in here; `None` for what holds elsewhere too.
+    pub slow: Option<Slow>,
+    /// Whether turns are counted and reported (`credit-flow-control`), each way.
+    pub credit: Option<Credit>,
+}
+
+/// What a peer that agrees to report the turns that it has received may hold back by that.
+///
+/// *Text*: `on` for the default, or `WINDOW[:SECONDS]` as in `64KiB:2s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credit {
+    /// So many bytes of turns that it has not reported may be sent to it, and the turn that exceeds that.
+    pub window: u64,
+    /// How long it may take to report a turn. After that its reports are waited for no more.
+    pub patience: Duration,
+}
+
+impl Default for Credit {
+    fn default() -> Credit {
+        Credit { window: 1 << 20, patience: Duration::from_secs(10) }
+    }
+}
+
+impl FromStr for Credit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Credit, String> {
+        let default = Credit::default();
+        if text == "on" {
+            return Ok(default);
+        }
+        let (window, seconds) = text.split_once(':').map_or((text, None), |(w, s)| (w, Some(s)));
+        let told =
+            |why| format!("credit={text}: expected on, off or a window as in 64KiB or 64KiB:2s: {why}");
+        let window = amount::read_within(window, 4096, 1 << 30).map_err(told)?;
+        let patience = match seconds {
+            None => default.patience,
+            Some(seconds) => {
+                let number = seconds.strip_suffix('s').unwrap_or(seconds).parse().unwrap_or(-1.0);
+                let patience = amount::seconds(number).map_err(told)?;
+                patience.max(Duration::from_millis(100))
+            }
+        };
+        Ok(Credit { window, patience })
+    }
+}
+
+impl fmt::Display for Credit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let default = Credit::default();
+        if *self == default {
+            return f.write_str("on");
+        }
+        f.write_str(&amount::show_bytes(self.window))?;
+        match self.patience == default.patience {
+            true => Ok(()),
+            false => write!(f, ":{}s", self.patience.as_secs_f64()),
+        }
+    }
 }
 
 impl From<Address> for Listen {
     /// One without options.
     fn from(address: Address) -> Listen {
-        Listen { address, answers: Answers::default() }
+        Listen { address, answers: Answers::default(), slow: None, credit: None }
     }
 }
 
@@ -132,7 +195,14 @@ impl FromStr for Listen {
             }
             match name {
                 "answers" => listen.answers = value.parse()?,
-                _ => return Err(format!("{name} is no option of a listener; there is answers=accepted")),
+                "slow" => listen.slow = Some(value.parse()?),
+                "credit" if value == "off" => listen.credit = None,
+                "credit" => listen.credit = Some(value.parse()?),
+                _ => {
+                    return Err(format!(
+                        "{name} is no option of a listener; there are answers=, slow= and credit="
+                    ));
+                }
             }
             seen.push(name);
         }
@@ -143,9 +213,15 @@ impl FromStr for Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.address)?;
-        match self.answers {
-            Answers::Ok => Ok(()),
-            Answers::Accepted => f.write_str(",answers=accepted"),
+        if self.answers == Answers::Accepted {
+            f.write_str(",answers=accepted")?;
+        }
+        if let Some(slow) = self.slow {
+            write!(f, ",slow={slow}")?;
+        }
+        match self.credit {
+            None => Ok(()),
+            Some(credit) => write!(f, ",credit={credit}"),
         }
     }
 }
@@ -177,6 +253,15 @@ mod tests {
         check("unix:/a,b=c/d", "unix:/a,b=c/d", Answers::Ok);
         check("unix:a,B=c", "unix:a,B=c", Answers::Ok);
         check("unix:a,", "unix:a,", Answers::Ok);
+        for text in [
+            "unix:/s,answers=accepted,slow=disconnect:4MiB:30s,credit=on",
+            "tcp:127.0.0.1:1,slow=latest:drop",
+            "tcp:127.0.0.1:1,credit=64KiB",
+            "tcp:127.0.0.1:1,credit=1MiB:2.5s",
+        ] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        assert_eq!("unix:/s,credit=off".parse::<Listen>().unwrap().credit, None);
         let refused = |text: &str, why: &str| {
             let error = text.parse::<Listen>().unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
@@ -184,6 +269,10 @@ mod tests {
         refused("tcp:127.0.0.1:9001,answers=maybe", "answers=maybe: expected answers=ok");
         refused("unix:a,b=c", "b is no option");
         refused("unix:a,answers=ok,answers=accepted", "twice");
+        refused("unix:a,slow=fast", "slow=fast: expected throttle");
+        refused("unix:a,credit=yes", "credit=yes: expected on, off or a window");
+        refused("unix:a,credit=1", "too small");
+        refused("unix:a,credit=64KiB:x", "number of seconds");
         refused("unix:,answers=ok", "needs a path");
         refused("tcp:127.0.0.1:9001,answers", "not a numeric address");
     }

@@ -18,14 +18,18 @@
 //! the peer has received the beginning of, and puts the words behind that.
 
 mod audit;
+mod credit;
+mod latest;
 mod pool;
 mod remains;
+mod standing;
 #[cfg(all(test, not(broker_loom)))]
 mod tests;
 mod text;
+mod write;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -35,10 +39,16 @@ use staunch_index::Replay;
 use staunch_system::net::Stream;
 
 use crate::dataspace::{Router, Target};
+use crate::slow::Slow;
 
+use credit::Window;
 use text::Syntax;
+use write::{put_back, take, write};
 
+pub(crate) use latest::Cut;
 pub(crate) use pool::{CallCounts, Pool};
+use standing::Plan;
+pub(crate) use standing::Waiting;
 
 /// A piece of an outbox.
 pub(crate) enum Segment {
@@ -83,6 +93,15 @@ pub(crate) struct PendingReplay {
 }
 
 impl Segment {
+    /// How many bytes it holds by itself.
+    fn inline_bytes(&self) -> usize {
+        match self {
+            Segment::Inline(bytes) => bytes.len(),
+            Segment::Batch(bytes) => bytes.len(),
+            Segment::Shared(_) | Segment::Replay(_) => 0,
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Segment::Inline(bytes) => bytes,
@@ -101,10 +120,6 @@ pub(crate) enum Batch {
     Copied(Vec<u8>),
 }
 
-/// How many pieces one write takes at most.
-const PIECES_MAX: usize = 16;
-/// How many bytes one write takes at most, roughly.
-const WRITE_BYTES_MAX: usize = 256 << 10;
 /// What is shorter than this is copied to the end of the piece before it, for as long as that piece is shorter
 /// than 16 of it.
 const JOIN_BYTES_MAX: usize = 4 << 10;
@@ -144,6 +159,12 @@ struct State {
     is_blocked: bool,
     /// Somebody has been told to flush it, and has not begun: one is enough.
     is_due: bool,
+    /// What is done if the peer is slow; `None` to throttle alone.
+    plan: Option<Box<Plan>>,
+    /// What the peer has not reported, if it has agreed to report.
+    window: Option<Box<Window>>,
+    /// It is known that something waits: see [`crate::backlog`].
+    is_watched: bool,
     /// It said so while somebody was writing.
     edge: bool,
     phase: Phase,
@@ -168,6 +189,8 @@ pub(crate) struct Appended {
     /// It is to be flushed by whoever has appended: nobody is writing or about to, and the kernel may take more.
     pub(crate) can_flush: bool,
     pub(crate) level: Level,
+    /// It is long enough to be looked through.
+    pub(crate) is_to_be_cut: bool,
 }
 
 /// How much waits.
@@ -185,7 +208,10 @@ pub(crate) enum Flushed {
     /// Nothing is left, or somebody else is at it.
     Done,
     /// The kernel takes no more for now.
-    Blocked,
+    Blocked {
+        /// It is to be watched from now on.
+        is_news: bool,
+    },
     /// There is more, to be flushed when others have had their turn.
     More,
     /// The last words have been said.
@@ -197,9 +223,10 @@ pub(crate) enum Flushed {
 }
 
 impl Outbox {
-    /// An empty one, with a ceiling in bytes.
-    pub(crate) fn new(ceiling: usize) -> Outbox {
-        Outbox { state: Mutex::default(), ceiling }
+    /// An empty one, with a ceiling in bytes, and what is done if its peer is slow.
+    pub(crate) fn new(ceiling: usize, policy: Slow) -> Outbox {
+        let state = State { plan: Plan::of(policy), ..State::default() };
+        Outbox { state: Mutex::new(state), ceiling }
     }
 
     /// Appends what `account` has been charged `cost` for. What comes when nothing more is taken is repaid.
@@ -246,7 +273,7 @@ impl Outbox {
         if state.phase != Phase::Open || state.is_burst {
             drop(state);
             account.repay(cost);
-            return Appended { can_flush: false, level: Level::BelowCeiling };
+            return Appended { can_flush: false, level: Level::BelowCeiling, is_to_be_cut: false };
         }
         let before = state.appended;
         append(&mut state);
@@ -254,9 +281,10 @@ impl Outbox {
         state.debts.push(account, bytes, cost);
         let level = self.level(&state);
         state.is_burst = level == Level::AboveCap;
-        let can_flush = !state.is_writing && !state.is_blocked && !state.is_due;
+        let can_flush = !state.is_writing && !state.is_blocked && !state.is_due && !state.is_held();
         state.is_due |= can_flush;
-        Appended { can_flush, level }
+        let is_to_be_cut = state.plan.as_ref().is_some_and(|plan| plan.wants_cut(&state));
+        Appended { can_flush, level, is_to_be_cut }
     }
 
     fn level(&self, state: &State) -> Level {
@@ -344,6 +372,7 @@ impl Outbox {
             if !matches!(state.syntax, Syntax::Binary) {
                 break;
             }
+            state.open_window();
             if !state.may_write() {
                 flushed = Flushed::Done;
                 break;
@@ -356,9 +385,10 @@ impl Outbox {
             }
             state.edge = false;
             let head = state.head;
-            let wanted = take(&mut state.queue, taken, head);
+            let room = state.room();
+            let wanted = take(&mut state.queue, taken, head, room);
             drop(state);
-            let written = write(stream, taken, head);
+            let written = write(stream, taken, head, wanted);
             counts.writes += 1;
             state = self.state.lock();
             state.is_writing = false;
@@ -377,7 +407,7 @@ impl Outbox {
                 }
             };
             counts.bytes += written as u64;
-            state.debts.settle_into(written as u64, repayments);
+            state.settle(taken, head, written, repayments);
             put_back(&mut state, taken, head + written, pool, repayments);
             leftovers.add(&mut state, self.ceiling);
             if state.queue.is_empty() {
@@ -387,7 +417,7 @@ impl Outbox {
             }
             if written < wanted && !std::mem::take(&mut state.edge) {
                 state.is_blocked = true;
-                flushed = Flushed::Blocked;
+                flushed = Flushed::Blocked { is_news: state.begin_watch() };
                 break;
             }
         }
@@ -452,7 +482,7 @@ impl Outbox {
 }
 
 /// What an outbox let go of, to be dropped, and thereby repaid, outside its lock.
-type Dropped = (VecDeque<Segment>, DebtRuns);
+type Dropped = (VecDeque<Segment>, DebtRuns, Option<Box<Window>>);
 
 impl State {
     fn push(&mut self, segment: Segment) {
@@ -491,7 +521,7 @@ impl State {
         self.head = 0;
         self.is_within = false;
         self.inline_bytes = 0;
-        (std::mem::take(&mut self.queue), std::mem::take(&mut self.debts))
+        (std::mem::take(&mut self.queue), std::mem::take(&mut self.debts), self.window.take())
     }
 
     /// See [`Outbox::wind_up`]. Nobody may be writing.
@@ -509,10 +539,27 @@ impl State {
         Some(dropped)
     }
 
+    /// Whether it is to be watched, and was not yet.
+    fn begin_watch(&mut self) -> bool {
+        self.plan.is_some() && !std::mem::replace(&mut self.is_watched, true)
+    }
+
     /// Whether there is something to write, and nobody writes it or has to wait for room.
     #[inline]
     fn may_write(&self) -> bool {
-        !self.is_writing && !self.is_blocked && !self.queue.is_empty()
+        !self.is_writing && !self.is_blocked && !self.queue.is_empty() && !self.is_held()
+    }
+
+    /// Whether the peer has to report turns before more is written.
+    #[inline]
+    fn is_held(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| window.is_full())
+    }
+
+    /// How much one write may take, roughly.
+    #[inline]
+    fn room(&self) -> usize {
+        self.window.as_ref().map_or(usize::MAX, |window| window.room())
     }
 
     /// Takes the replay that the queue begins with, if it does.
@@ -528,75 +575,12 @@ impl State {
 
     /// Gives memory back once nothing waits.
     fn rest(&mut self) {
+        if self.plan.is_some() {
+            self.plan_cut(0);
+        }
         if self.queue.capacity() > 8 {
             self.queue = VecDeque::new();
             self.debts.shrink();
         }
     }
-}
-
-/// Takes pieces off the front, up to a replay or to what one write takes. Returns how many bytes are to be
-/// written.
-fn take(queue: &mut VecDeque<Segment>, taken: &mut VecDeque<Segment>, head: usize) -> usize {
-    let mut bytes = 0;
-    while taken.len() < PIECES_MAX && bytes < WRITE_BYTES_MAX {
-        match queue.front() {
-            None | Some(Segment::Replay(_)) => break,
-            Some(segment) => bytes += segment.bytes().len(),
-        }
-        taken.extend(queue.pop_front());
-    }
-    bytes - head
-}
-
-fn write(stream: &Stream, taken: &VecDeque<Segment>, head: usize) -> io::Result<usize> {
-    if taken.len() == 1 {
-        return stream.write(&taken[0].bytes()[head..]);
-    }
-    let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-    for (i, segment) in taken.iter().enumerate() {
-        let bytes = segment.bytes();
-        pieces[i] = IoSlice::new(if i == 0 { &bytes[head..] } else { bytes });
-    }
-    stream.writev(&pieces[..taken.len()])
-}
-
-/// Drops what has been written, puts back the rest. What shared bodies owe is repaid by who holds them last.
-fn put_back(
-    state: &mut State,
-    taken: &mut VecDeque<Segment>,
-    mut written: usize,
-    pool: &mut Pool,
-    repayments: &mut Repayments,
-) {
-    while let Some(length) = taken.front().map(|s| s.bytes().len()) {
-        if length > written {
-            break;
-        }
-        written -= length;
-        match taken.pop_front() {
-            Some(Segment::Inline(buffer)) => {
-                state.inline_bytes -= length;
-                state.is_within = false;
-                pool.put(buffer);
-            }
-            Some(Segment::Batch(batch)) => {
-                state.inline_bytes -= length;
-                state.is_within = false;
-                pool.unshare(batch);
-            }
-            Some(Segment::Shared(body)) => {
-                state.is_within = true;
-                if let Some(SharedBody { loan, .. }) = Arc::into_inner(body) {
-                    let (account, cost) = loan.into_debt();
-                    repayments.add(account, cost);
-                }
-            }
-            _ => {}
-        }
-    }
-    while let Some(segment) = taken.pop_back() {
-        state.queue.push_front(segment);
-    }
-    state.head = written;
 }

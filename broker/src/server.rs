@@ -1,5 +1,6 @@
 //! Listeners, and the broker's life from start to SIGTERM.
 
+mod decided;
 mod drain;
 mod reload;
 
@@ -22,12 +23,14 @@ use crate::Local;
 use crate::accept::{self, Acceptor, Refusals, Shortages};
 use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
+pub use crate::decisions::{Decision, DecisionCounts, DecisionKind};
 use crate::gatekeeper::{Bindings, Gatekeeper};
 use crate::limits::{Limits as PeerLimits, Places};
-pub use crate::listen::{Address, Answers, Listen};
+pub use crate::listen::{Address, Answers, Credit, Listen};
 use crate::relay::Session;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
+pub use crate::slow::Slow;
 
 /// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Binding {
     pub oid: Vec<u8>,
     /// The secret; of any length.
     pub key: Vec<u8>,
+    /// What is done about slow consumers that came in by it; `None` for what was said of their connections.
+    pub slow: Option<Slow>,
 }
 
 impl Binding {
@@ -43,14 +48,14 @@ impl Binding {
     pub fn well_known() -> Binding {
         let mut oid = Vec::new();
         encode::string(&mut oid, "syndicate");
-        Binding { oid, key: Vec::new() }
+        Binding { oid, key: Vec::new(), slow: None }
     }
 }
 
 impl fmt::Debug for Binding {
     /// Without the key, which is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Binding").field("oid", &self.oid).finish_non_exhaustive()
+        f.debug_struct("Binding").field("oid", &self.oid).field("slow", &self.slow).finish_non_exhaustive()
     }
 }
 
@@ -90,6 +95,8 @@ pub struct Config {
     /// Bytes that the kernel is to buffer of what we receive on one connection (`SO_RCVBUF`). On a Unix socket what a
     /// peer has sent stays in the peer's own send buffer, so there it bounds nothing.
     pub receive_buffer: usize,
+    /// What is done about slow consumers, unless their listener, rule or binding says otherwise.
+    pub slow: Slow,
     /// For how long a TCP peer's kernel may acknowledge nothing while something is on its way to it. `None` leaves that to
     /// our kernel, which gives up after a quarter of an hour or so. A peer that only does not read acknowledges all the
     /// same, and is never ended for this.
@@ -113,6 +120,7 @@ impl Default for Config {
             fan_out_max: 256 << 20,
             send_buffer: 256 << 10,
             receive_buffer: 256 << 10,
+            slow: Slow::Throttle,
             silence_max: Some(Duration::from_secs(60)),
         }
     }
@@ -215,11 +223,13 @@ impl Server {
         let scheduler = Scheduler::start(scheduler).map_err(StartError::Scheduler)?;
         let _ = broker.scheduler.set(scheduler);
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
+        broker.reports.start(&broker).map_err(StartError::Scheduler)?;
         broker.silences.start(&broker).map_err(StartError::Scheduler)?;
+        broker.backlogs.start(&broker).map_err(StartError::Scheduler)?;
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
         let bindings = Arc::new(Bindings::default());
         for binding in &config.bindings {
-            bindings.bind(&binding.oid, &binding.key, dataspace.clone());
+            bindings.bind(binding, dataspace.clone());
         }
         let gatekeepers = [Answers::Ok, Answers::Accepted]
             .map(|form| (form, Arc::new(Gatekeeper::new(bindings.clone(), form))));
@@ -240,20 +250,20 @@ impl Server {
             Address::Tcp(address) => Listener::tcp(*address, buffers)?,
             Address::Unix(path) => Listener::unix(path, config.socket_mode, buffers)?,
         };
-        self.accept_from(listener, listen.answers)
+        self.accept_from(listener, Some(listen))
     }
 
-    /// Listens on what somebody else has made. How it answers may be said by listing its address.
+    /// Listens on what somebody else has made. Its options may be said by listing its address.
     fn take_over(&self, socket: &OwnedFd, config: &Config) -> io::Result<()> {
         // What is accepted over TCP inherits these.
         self.broker.settings().buffers.apply(socket)?;
         let listener = Listener::from_fd(socket.try_clone()?)?;
         let listed = config.listen.iter().find(|listen| listen.address == address_of(&listener));
-        let answers = listed.map_or_else(Answers::default, |listen| listen.answers);
-        self.accept_from(listener, answers)
+        self.accept_from(listener, listed)
     }
 
-    fn accept_from(&self, listener: Listener, answers: Answers) -> io::Result<()> {
+    fn accept_from(&self, listener: Listener, listed: Option<&Listen>) -> io::Result<()> {
+        let answers = listed.map_or_else(Answers::default, |listen| listen.answers);
         let gatekeeper = self.gatekeepers.iter().find(|(form, _)| *form == answers);
         let (_, gatekeeper) = gatekeeper.expect("there is one for each form");
         let acceptor = Arc::new(Acceptor {
@@ -261,6 +271,8 @@ impl Server {
             broker: Arc::downgrade(&self.broker),
             listener,
             initial: Cap::new(Entity::Gatekeeper(gatekeeper.clone())),
+            slow: listed.and_then(|listen| listen.slow),
+            credit: listed.and_then(|listen| listen.credit),
             refusals: Refusals::default(),
             shortages: Shortages::default(),
         });

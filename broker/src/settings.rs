@@ -9,6 +9,7 @@ use crate::admission::Rule;
 use crate::limits::Limits;
 use crate::relay::SessionConfig;
 use crate::server::Config;
+use crate::slow::Slow;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) orphaned_max: u64,
     pub(crate) outbox_max: usize,
     pub(crate) buffers: Buffers,
+    /// See [`Config::slow`].
+    pub(crate) slow: Slow,
     /// See [`Config::silence_max`].
     pub(crate) silence_max: Option<Duration>,
     /// For Unix sockets.
@@ -33,15 +36,19 @@ impl Settings {
                 send_bytes: Some(config.send_buffer),
                 receive_bytes: Some(config.receive_buffer),
             },
+            slow: config.slow,
             silence_max: config.silence_max,
             rules: config.rules.clone(),
         }
     }
 
+    /// What a connection gets for which nothing else is said.
     pub(crate) fn session(&self, limits: &Limits) -> SessionConfig {
         SessionConfig {
             debt_max: self.debt_max,
             outbox_max: self.outbox_max,
+            slow: Slow::Throttle,
+            credit: None,
             packet: wire::Limits {
                 packet_bytes_max: limits.packet_bytes,
                 depth_max: limits.packet_depth,

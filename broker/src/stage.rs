@@ -6,6 +6,8 @@
 
 mod body;
 mod commit;
+mod cut;
+mod dirty;
 mod fanout;
 mod filter;
 mod introduce;
@@ -81,6 +83,8 @@ pub(crate) struct Stage {
     hops: u32,
     /// Appended to and not flushed yet.
     dirty: Vec<Arc<Session>>,
+    /// Appended to, and to be looked through for what has become void.
+    long: Vec<Arc<Session>>,
     /// Who was flushed last, by its id.
     pub(crate) flushed_last: u64,
     /// Appended to, and above their ceilings: whoever is being run is to wait for them.
@@ -120,6 +124,7 @@ impl Default for Stage {
             account: None,
             hops: 0,
             dirty: Vec::new(),
+            long: Vec::new(),
             flushed_last: u64::MAX,
             full: Vec::new(),
             local: Vec::new(),
@@ -488,6 +493,9 @@ impl Stage {
                 buffer.push(tag::END);
             }
             let membrane = self.settle(&session, &mut segments);
+            if membrane.is_some() {
+                introduce::join(&mut segments, &mut buffer);
+            }
             let outbox = session.outbox();
             let appended = outbox.append(&mut segments, &mut buffer, &account, cost, &mut self.pool);
             drop(membrane);
@@ -508,30 +516,19 @@ impl Stage {
         if appended.can_flush {
             self.dirty.push(session.clone());
         }
+        if appended.is_to_be_cut {
+            self.note_long(session);
+        }
     }
 
     /// Writes out what has been published, and wakes those whose debts that repaid. No lock may be held.
     pub(crate) fn flush(&mut self, scratch: &mut Scratch) {
+        self.cut_long();
         while let Some(session) = self.dirty.pop() {
             self.flushed_last = session.id();
             self.flush_one(&session, scratch);
         }
         self.repayments.repay_all();
-    }
-
-    /// Takes sessions over that are to be flushed.
-    pub(crate) fn adopt_dirty(&mut self, sessions: Vec<Arc<Session>>) {
-        self.dirty.extend(sessions);
-    }
-
-    /// Hands the sessions that are to be flushed over to somebody else.
-    pub(crate) fn take_dirty(&mut self, count: usize) -> Vec<Arc<Session>> {
-        self.dirty.split_off(self.dirty.len().saturating_sub(count))
-    }
-
-    /// How many sessions are to be flushed.
-    pub(crate) fn dirty_count(&self) -> usize {
-        self.dirty.len()
     }
 
     /// Whether something was appended to an outbox above its ceiling.
@@ -552,9 +549,17 @@ impl Stage {
             let flushed =
                 outbox.flush(session.stream(), &mut self.pool, &mut self.repayments, &mut self.counts);
             session.expect_answers();
+            if session.counts_turns() && outbox.begin_report_watch() {
+                session.broker().backlogs.add(session);
+            }
             match flushed {
                 Flushed::Done => return,
-                Flushed::Blocked => return session.await_room(),
+                Flushed::Blocked { is_news } => {
+                    if is_news {
+                        session.broker().backlogs.add(session);
+                    }
+                    return session.await_room();
+                }
                 Flushed::More => return session.tell(Session::FLUSH),
                 Flushed::Said => return session.tell(Ready::WAKE),
                 Flushed::Failed => return session.break_off(),

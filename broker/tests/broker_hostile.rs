@@ -30,7 +30,7 @@ fn recorded() -> (Vec<u8>, usize) {
 fn check_end(client: &mut Client) {
     loop {
         match client.next_within(Duration::from_millis(1)) {
-            Came::Turn(_) => {}
+            Came::Turn(_) | Came::Extension(_) => {}
             Came::Error(message) => {
                 assert!(!message.is_empty());
                 assert_eq!(client.next(), Came::End, "after {message}");

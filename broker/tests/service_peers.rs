@@ -58,10 +58,11 @@ fn a_rule_gives_a_dataspace_at_once_and_may_restrict_it() {
     let folder = tempfile::tempdir().unwrap();
     let narrow = "<reject <rec secret [<_>]>>";
     let rules = vec![
-        Rule { who: user(uid + 1), start: Start::Nothing },
+        Rule { who: user(uid + 1), start: Start::Nothing, slow: None },
         Rule {
             who: Who { socket: Some(folder.path().join("one")), gid: Some(gid), uid: Some(uid) },
             start: give(&[narrow]),
+            slow: None,
         },
     ];
     let (server, one, two) = serve(folder.path(), rules);
@@ -89,7 +90,8 @@ fn a_rule_gives_a_dataspace_at_once_and_may_restrict_it() {
 fn a_rule_may_refuse() {
     let (uid, _) = own();
     let folder = tempfile::tempdir().unwrap();
-    let (server, one, _) = serve(folder.path(), vec![Rule { who: user(uid), start: Start::Nothing }]);
+    let (server, one, _) =
+        serve(folder.path(), vec![Rule { who: user(uid), start: Start::Nothing, slow: None }]);
     assert_eq!(Client::unix(&one).ends_with_error(), "This user may not connect here");
     let refused = server.counts().into_iter().find(|(name, _)| *name == "refused");
     assert_eq!((refused, server.connections()), (Some(("refused", 1)), 0));
@@ -100,7 +102,7 @@ fn a_reference_that_is_not_valid_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let forged = SturdyRef::mint(&bytes_of("\"syndicate\""), b"another key");
     let start = Start::Reference(Box::new(forged));
-    let (_server, one, _) = serve(folder.path(), vec![Rule { who: Who::default(), start }]);
+    let (_server, one, _) = serve(folder.path(), vec![Rule { who: Who::default(), start, slow: None }]);
     let why = Client::unix(&one).ends_with_error();
     assert!(why.contains("reference is not valid"), "{why}");
 }
@@ -111,7 +113,7 @@ fn rules_can_be_changed() {
     let folder = tempfile::tempdir().unwrap();
     let (server, one, _) = serve(folder.path(), Vec::new());
     let mut before = Client::unix(&one).resolved();
-    let rules = vec![Rule { who: user(uid), start: Start::Nothing }];
+    let rules = vec![Rule { who: user(uid), start: Start::Nothing, slow: None }];
     server.reload(&Config { rules, ..Config::default() });
     assert_eq!(Client::unix(&one).ends_with_error(), "This user may not connect here");
     before.sync();
@@ -123,7 +125,7 @@ fn other_keys_let_others_in_and_leave_those_that_are() {
     use staunch::server::Binding;
     let folder = tempfile::tempdir().unwrap();
     let (server, one, _) = serve(folder.path(), Vec::new());
-    let binding = |key: &[u8]| Binding { oid: bytes_of("\"new\""), key: key.to_vec() };
+    let binding = |key: &[u8]| Binding { oid: bytes_of("\"new\""), key: key.to_vec(), slow: None };
     let ask = |client: &mut Client, key: &[u8], handle: u32| {
         let mut out = Vec::new();
         SturdyRef::mint(&bytes_of("\"new\""), key).write(&mut out);
@@ -175,8 +177,8 @@ fn other_users_are_told_apart() {
     let program = folder.path().join("staunch");
     std::fs::copy(env!("CARGO_BIN_EXE_staunch"), &program).unwrap();
     let rules = vec![
-        Rule { who: user(65_533), start: Start::Nothing },
-        Rule { who: Who { gid: Some(65_532), ..Who::default() }, start: Start::Nothing },
+        Rule { who: user(65_533), start: Start::Nothing, slow: None },
+        Rule { who: Who { gid: Some(65_532), ..Who::default() }, start: Start::Nothing, slow: None },
     ];
     let (_server, one, _) = serve(folder.path(), rules);
     let sync = |uid: u32, gid: u32| {

@@ -146,6 +146,40 @@ impl DebtRuns {
         cost_before - self.total_cost
     }
 
+    /// Puts the debts for the first `bytes` behind those of another list. A run that is divided is divided as by
+    /// [`DebtRuns::settle`]; nothing is repaid. *Cost*: the number of runs moved.
+    ///
+    /// # Panics
+    /// With debug assertions, if there are not so many bytes; without, all is moved.
+    pub fn move_front(&mut self, bytes: u64, to: &mut DebtRuns) {
+        debug_assert!(bytes <= self.total_bytes, "{bytes} bytes of {} are moved", self.total_bytes);
+        let mut left = bytes;
+        while let Some(run) = self.runs.front_mut()
+            && (run.bytes <= left || left > 0)
+        {
+            let (bytes, cost) = match run.bytes <= left {
+                true => (run.bytes, run.cost),
+                false => (left, share(run.cost, left, run.bytes)),
+            };
+            to.push(&run.account, bytes, cost);
+            (run.bytes, run.cost) = (run.bytes - bytes, run.cost - cost);
+            self.total_bytes -= bytes;
+            self.total_cost -= cost;
+            left -= bytes;
+            if run.bytes == 0 {
+                self.runs.pop_front();
+            }
+        }
+    }
+
+    /// Puts another list behind this one. *Cost*: the number of its runs.
+    pub fn append(&mut self, mut other: DebtRuns) {
+        for run in std::mem::take(&mut other.runs) {
+            self.push(&run.account, run.bytes, run.cost);
+        }
+        (other.total_bytes, other.total_cost) = (0, 0);
+    }
+
     /// What is owed for the bytes here, in cost units.
     pub fn total_cost(&self) -> u64 {
         self.total_cost

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use staunch::admission::{Rule, Start};
-use staunch::server::{Address, Config, Listen, Server};
+use staunch::server::{Address, Config, Listen, Server, Slow};
 use staunch_protocols::sturdy::SturdyRef;
 
 use super::Fault;
@@ -95,8 +95,9 @@ pub(super) struct Serve {
     /// Sockets that a service manager hands over (LISTEN_FDS) come on top; with these there is no default.
     ///
     /// With ,answers=accepted behind it the gatekeeper there answers <accepted ..> and <rejected ..>, as older clients
-    /// want, syndicate-py up to 0.19.3 among them, instead of <ok ..> and <error ..>. (So a path cannot end in a comma, a
-    /// word of small letters, = and something without a slash.)
+    /// want, syndicate-py up to 0.19.3 among them, instead of <ok ..> and <error ..>. ,slow=POLICY is --slow for this
+    /// address; ,credit=on has turns counted and reported (docs/configuration.md). (So a path cannot end in a comma, a word
+    /// of small letters, = and something without a slash.)
     #[arg(long, value_name = "ADDRESS[,OPTION=VALUE]")]
     listen: Vec<Listen>,
     /// Speak on standard input and output as well, and end when the input does
@@ -133,6 +134,15 @@ pub(super) struct Serve {
     /// How many bytes the kernel buffers of what is received on a connection [default: 256KiB]
     #[arg(long, value_name = "BYTES", value_parser = buffer)]
     receive_buffer: Option<u64>,
+    /// What is done about who does not read what waits for it: throttle, disconnect:BYTES:SECONDS, latest or
+    /// latest:drop [default: disconnect:0:120s]
+    ///
+    /// throttle holds back those who cause more, for as long as it takes. disconnect ends a connection for which more than
+    /// so many bytes have waited for so long. latest holds back as throttle does, but drops assertions that are retracted
+    /// before they were sent; latest:drop drops the messages that wait as well. Listeners, rules and keys may say otherwise:
+    /// docs/configuration.md.
+    #[arg(long, value_name = "POLICY")]
+    slow: Option<Slow>,
     /// How many seconds a TCP peer's machine may acknowledge nothing of what is sent to it before it counts as vanished,
     /// 5 to 3600; 0 leaves that to the kernel [default: 60]
     ///
@@ -213,6 +223,7 @@ impl Serve {
             fan_out_max: self.fan_out_max,
             send_buffer: self.send_buffer,
             receive_buffer: self.receive_buffer,
+            slow: self.slow,
             silence_max: self.silence_max,
             drain: self.drain,
             limits: self.limits,

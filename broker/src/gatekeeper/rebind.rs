@@ -4,31 +4,33 @@ use std::sync::Arc;
 
 use staunch_protocols::sturdy::SturdyRef;
 
-use super::{Binding, Bindings, Gatekeeper, Given};
+use super::{Binding, Bindings, Gatekeeper, Given, server};
 use crate::attenuate::Asker;
 use crate::cap::{Cap, Caps};
 use crate::dataspace::LocalEvent;
+use crate::slow::Slow;
 use crate::{Broker, Local};
 
 impl Bindings {
-    /// What a reference stands for now; `None` if it is not valid.
-    fn look_up(&self, reference: &SturdyRef) -> Option<Cap> {
+    /// What a reference stands for now, and what its binding says of slow consumers; `None` if it is not valid.
+    fn look_up(&self, reference: &SturdyRef) -> Option<(Cap, Option<Slow>)> {
         let bindings = self.0.lock();
         let binding = bindings.get(&reference.oid)?;
         let caveats = reference.compile().ok()?;
-        reference.verify(&binding.key).then(|| binding.target.attenuate(&caveats).ok())?
+        let cap = reference.verify(&binding.key).then(|| binding.target.attenuate(&caveats).ok())??;
+        Some((cap, binding.slow))
     }
 
-    /// Has these bindings (oid, key, target) instead of those before. Answers stay as they are.
-    pub(crate) fn rebind(&self, bindings: Vec<(Vec<u8>, Vec<u8>, Cap)>) {
-        let new = bindings.into_iter().map(|(oid, key, target)| (oid, Binding { key, target }));
+    /// Has these bindings instead of those before. Answers stay as they are.
+    pub(crate) fn rebind<'b>(&self, bindings: impl Iterator<Item = (&'b server::Binding, Cap)>) {
+        let new = bindings.map(|(binding, target)| (binding.oid.clone(), Binding::new(binding, target)));
         *self.0.lock() = new.collect();
     }
 }
 
 impl Gatekeeper {
-    /// What a reference stands for now; `None` if it is not valid.
-    pub(crate) fn look_up(&self, reference: &SturdyRef) -> Option<Cap> {
+    /// What a reference stands for now, and what its binding says of slow consumers; `None` if it is not valid.
+    pub(crate) fn look_up(&self, reference: &SturdyRef) -> Option<(Cap, Option<Slow>)> {
         self.bindings.look_up(reference)
     }
 
@@ -38,9 +40,12 @@ impl Gatekeeper {
         for (question, answer) in answers.iter_mut().filter(|(_, answer)| answer.given.is_none()) {
             let Some(session) = broker.sessions.get(&answer.session).map(|s| s.clone()) else { continue };
             let mut asker = Asker::new(answer.session);
-            let answered = self.answer(question, &answer.caps).and_then(|(observer, value, caps)| {
-                let (value, caps) = asker.pass(&observer, value, caps)?;
-                Some((observer, value, caps))
+            let answered = self.answer(question, &answer.caps).and_then(|reply| {
+                let (value, caps) = asker.pass(&reply.observer, reply.value, reply.caps)?;
+                if let Some(slow) = reply.slow {
+                    session.outbox().set_policy(slow);
+                }
+                Some((reply.observer, value, caps))
             });
             let Some((observer, value, caps)) = answered else { continue };
             local.stage.begin(session.account(), 0, broker.fan_out_max);

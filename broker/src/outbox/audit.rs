@@ -7,9 +7,11 @@ use staunch_flowctl::Account;
 use super::{Outbox, Segment, SharedBody};
 
 impl Outbox {
-    /// Who owes how much for what waits here: account, bytes, cost.
+    /// Who owes how much for what waits here, or to be reported: account, bytes, cost.
     pub(crate) fn owed(&self) -> Vec<(Arc<Account>, u64, u64)> {
-        self.state.lock().debts.iter().map(|run| (run.account.clone(), run.bytes, run.cost)).collect()
+        let state = self.state.lock();
+        let unreported = state.window.iter().flat_map(|window| window.debts.iter());
+        state.debts.iter().chain(unreported).map(|run| (run.account.clone(), run.bytes, run.cost)).collect()
     }
 
     /// The shared bodies that wait here.

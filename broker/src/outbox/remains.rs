@@ -45,20 +45,29 @@ pub(super) fn of_begun_packet(queue: &VecDeque<Segment>, head: usize, is_within:
 fn end_of_packet(bytes: &[u8], head: usize, depth: &mut u32) -> usize {
     let mut at = 0;
     while (*depth > 0 || at < head) && at < bytes.len() {
-        let token = bytes[at];
-        at += 1;
-        match token {
+        match bytes[at] {
             tag::RECORD | tag::SEQUENCE | tag::SET | tag::DICTIONARY => *depth += 1,
             tag::END => *depth = depth.saturating_sub(1),
-            tag::FALSE | tag::TRUE | tag::EMBEDDED | tag::ANNOTATION => {}
-            // A length and so many bytes.
-            _ => {
-                let length = read_length(bytes, &mut at);
-                at += length;
-            }
+            _ => {}
         }
+        skip_token(bytes, &mut at);
     }
     at.min(bytes.len())
+}
+
+/// Passes over a token. Its end may lie beyond the bytes.
+pub(super) fn skip_token(bytes: &[u8], at: &mut usize) {
+    let Some(token) = bytes.get(*at) else { return };
+    *at += 1;
+    match *token {
+        tag::RECORD | tag::SEQUENCE | tag::SET | tag::DICTIONARY | tag::END => {}
+        tag::FALSE | tag::TRUE | tag::EMBEDDED | tag::ANNOTATION => {}
+        // A length and so many bytes.
+        _ => {
+            let length = read_length(bytes, at);
+            *at = at.saturating_add(length);
+        }
+    }
 }
 
 /// Reads a length, 7 bits a byte, the lowest first.

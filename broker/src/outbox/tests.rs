@@ -9,7 +9,7 @@ fn a_failed_write_leaves_nothing_behind() {
     let ledger = Ledger::default();
     let account = ledger.open_account(&ledger.principal("p"), "a", Limits::unlimited());
     let (ours, theirs) = Stream::pair().unwrap();
-    let outbox = Outbox::new(64 << 20);
+    let outbox = Outbox::new(64 << 20, Slow::Throttle);
     let (mut pool, mut repayments, mut counts) =
         (Pool::default(), Repayments::default(), CallCounts::default());
     let mut pieces = vec![Segment::Inline(vec![0x80; 4 << 20])];
@@ -18,7 +18,7 @@ fn a_failed_write_leaves_nothing_behind() {
     account.charge(bytes);
     outbox.append(&mut pieces, &mut Vec::new(), &account, bytes, &mut pool);
     let blocked = outbox.flush(&ours, &mut pool, &mut repayments, &mut counts);
-    assert!(matches!(blocked, Flushed::Blocked), "the kernel does not take so much");
+    assert!(matches!(blocked, Flushed::Blocked { .. }), "the kernel does not take so much");
     drop(theirs);
     assert!(outbox.writable());
     let failed = outbox.flush(&ours, &mut pool, &mut repayments, &mut counts);
@@ -48,7 +48,7 @@ impl Scene {
         let account = ledger.open_account(&ledger.principal("p"), "a", Limits::unlimited());
         let (ours, theirs) = Stream::pair().unwrap();
         let (pool, repayments) = (Pool::default(), Repayments::default());
-        Scene { outbox: Outbox::new(64 << 20), ours, theirs, account, pool, repayments }
+        Scene { outbox: Outbox::new(64 << 20, Slow::Throttle), ours, theirs, account, pool, repayments }
     }
 
     /// Appends packets given as text.
@@ -101,7 +101,7 @@ fn the_packet_under_way_goes_out_whole() {
         scene.append(&long);
         scene.append("[[1 <M dropped>]]");
         // The kernel does not take so much.
-        while !matches!(scene.flush(), Flushed::Blocked) {}
+        while !matches!(scene.flush(), Flushed::Blocked { .. }) {}
         scene.outbox.speak(after);
         scene.outbox.wind_up(binary("<error \"bye\" #f>"), &scene.account.clone());
         let expected: Vec<u8> = [("[[1 <M a>]]", before), (&long, before), ("<error \"bye\" #f>", after)]
@@ -124,7 +124,7 @@ fn text_repays_packet_by_packet() {
     let packet = format!("[[1 <M \"{}\">]]", "\\u0001".repeat(100_000));
     let cost = binary(&packet).len() as u64;
     (0..10).for_each(|_| scene.append(&packet));
-    while !matches!(scene.flush(), Flushed::Blocked) {}
+    while !matches!(scene.flush(), Flushed::Blocked { .. }) {}
     let mut seen = 0;
     let mut chunk = vec![0; 10_000];
     while seen < packet.len() * 5 {

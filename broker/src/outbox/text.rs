@@ -86,6 +86,11 @@ impl TextOut {
         }
     }
 
+    /// How many bytes of the queue have become text that is not written yet. `None` if only the queue tells.
+    pub(super) fn stands_for(&self) -> Option<usize> {
+        (!self.is_fresh).then(|| self.ends.iter().map(|(_, length)| length).sum())
+    }
+
     fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -230,6 +235,7 @@ impl Outbox {
         let mut leftovers = Leftovers::default();
         let mut flushed = Flushed::More;
         for _ in 0..ROUNDS_MAX {
+            state.open_window();
             if !state.may_write() {
                 flushed = Flushed::Done;
                 break;
@@ -293,7 +299,7 @@ impl Outbox {
         };
         let done = out.wrote(written);
         state.syntax = Syntax::Text(out);
-        state.debts.settle_into(done as u64, repayments);
+        state.settle(taken, head, done, repayments);
         put_back(state, taken, head + done, pool, repayments);
         if state.last_words.is_none() && state.queue.is_empty() {
             state.rest();
@@ -301,7 +307,7 @@ impl Outbox {
         }
         if written < wanted && !std::mem::take(&mut state.edge) {
             state.is_blocked = true;
-            return Some(Flushed::Blocked);
+            return Some(Flushed::Blocked { is_news: state.begin_watch() });
         }
         None
     }

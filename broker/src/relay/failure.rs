@@ -62,6 +62,8 @@ pub(crate) enum Failure {
     TurnTooCostly,
     #[error("Too much waits for this connection to read it")]
     Unread,
+    #[error("Too slow: {0} bytes have waited for this connection for more than {1} s")]
+    Slow(u64, f64),
     #[error("The broker ends")]
     BrokerEnds,
     #[error("A bug in the broker; please report it")]

@@ -1,11 +1,13 @@
 //! One connection: reading and flow control.
 
+mod credit;
 mod end;
 pub(crate) mod packets;
 mod plain;
 mod text;
+mod watch;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
@@ -16,6 +18,7 @@ use staunch_protocols::wire::{Limits, Scanner};
 use staunch_system::net::Stream;
 use staunch_system::poll::Interest;
 
+use credit::Counting;
 use end::Ending;
 
 use super::failure::Failure;
@@ -24,9 +27,11 @@ use super::membrane::{Membrane, Ref, Refs};
 use super::turn::{Applied, Decoded};
 use crate::cap::{Cap, Entity};
 use crate::limits::{Share, Unfinished};
+use crate::listen::Credit;
 use crate::outbox::{Outbox, Pool};
 use crate::principals::Holdings;
 use crate::schedule::{Outcome, Ready, Registration, Task, TaskState, Worker};
+use crate::slow::Slow;
 use crate::{Broker, Local};
 
 /// What a session may take.
@@ -36,6 +41,10 @@ pub(crate) struct SessionConfig {
     pub(crate) debt_max: u64,
     /// Bytes that may wait for it before those who cause more are held back.
     pub(crate) outbox_max: usize,
+    /// What is done if it does not read.
+    pub(crate) slow: Slow,
+    /// Whether turns are counted and reported, each way.
+    pub(crate) credit: Option<Credit>,
     /// Bounds on one packet.
     pub(crate) packet: Limits,
 }
@@ -84,6 +93,8 @@ pub(super) struct Inbound {
     is_parked: bool,
     /// Sessions whose outboxes it has brought above their ceilings.
     full: Vec<Arc<Session>>,
+    /// If turns are counted.
+    counting: Option<Box<Counting>>,
     ending: Ending,
 }
 
@@ -92,7 +103,9 @@ pub(crate) struct Session {
     state: TaskState,
     id: u64,
     number: u32,
-    config: SessionConfig,
+    /// Bounds on one packet.
+    packet: Limits,
+    counts_turns: bool,
     broker: Arc<Broker>,
     stream: Stream,
     account: Arc<Account>,
@@ -145,7 +158,8 @@ impl Session {
             state: TaskState::new(),
             id: account.id(),
             number: broker.numbers.take(),
-            config,
+            packet: config.packet,
+            counts_turns: config.credit.is_some(),
             broker: broker.clone(),
             stream,
             account,
@@ -172,6 +186,7 @@ impl Session {
                 has_begun: false,
                 is_parked: false,
                 full: Vec::new(),
+                counting: config.credit.map(|credit| Box::new(Counting::new(credit))),
                 ending: Ending::default(),
             }),
             membrane: Mutex::new(membrane),
@@ -180,7 +195,7 @@ impl Session {
             asks_for_room: Mutex::new(false),
             is_watched: AtomicBool::new(false),
             verdict: Mutex::default(),
-            outbox: Outbox::new(config.outbox_max),
+            outbox: Outbox::new(config.outbox_max, config.slow),
             is_closed: AtomicBool::new(false),
         });
         broker.sessions.insert(session.id, session.clone());
@@ -224,32 +239,6 @@ impl Session {
         {
             *asks = registration.set_interest(&self.stream, Interest::Read).is_err();
         }
-    }
-
-    /// Something has been written: the peer's kernel is to acknowledge it. To be called after that.
-    #[inline]
-    pub(crate) fn expect_answers(self: &Arc<Self>) {
-        if self.stream.is_tcp() {
-            // SeqCst: pairs with the one in end_watch(). Either what was written is seen there, or that the flag has
-            // been cleared is seen here.
-            fence(Ordering::SeqCst);
-            if !self.is_watched.load(Ordering::Relaxed) {
-                self.broker.silences.add(self);
-            }
-        }
-    }
-
-    /// Whether it was not watched yet, and is now.
-    pub(crate) fn begin_watch(&self) -> bool {
-        // Relaxed: only one of those who try it at a time may succeed.
-        !self.is_watched.swap(true, Ordering::Relaxed)
-    }
-
-    /// Ends the watch. What the peer owes is to be looked at after that.
-    pub(crate) fn end_watch(&self) {
-        self.is_watched.store(false, Ordering::Relaxed);
-        // SeqCst: pairs with the one in expect_answers().
-        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -326,6 +315,8 @@ impl Session {
     const VERDICT: Ready = Ready::USER2;
     /// There are references to give back.
     const UNNEEDED: Ready = Ready::USER4;
+    /// It is time to report turns to the peer.
+    pub(crate) const REPORT: Ready = Ready::user(5);
     /// It has lingered for long enough.
     pub(crate) const OVERDUE: Ready = Ready::USER3;
 
@@ -369,6 +360,9 @@ impl Task<Local> for Session {
         }
         let outcome = self.advance(&mut inbound, local, &mut worker.buffer);
         local.stage.publish_staged(&self.broker);
+        if let Some(counting) = &mut inbound.counting {
+            self.count_turns(counting, ready, local);
+        }
         local.flush(&worker.queue);
         inbound.full.append(&mut local.stage.take_full());
         let count = inbound.handles.len() as u64;
@@ -436,10 +430,10 @@ impl Session {
     fn packet_limits(&self, inbound: &Inbound) -> Limits {
         match inbound.is_stranger {
             true => {
-                let bytes = self.config.packet.packet_bytes_max.min(STRANGER_PACKET_MAX);
-                Limits { packet_bytes_max: bytes, ..self.config.packet }
+                let bytes = self.packet.packet_bytes_max.min(STRANGER_PACKET_MAX);
+                Limits { packet_bytes_max: bytes, ..self.packet }
             }
-            false => self.config.packet,
+            false => self.packet,
         }
     }
 
@@ -486,11 +480,12 @@ impl Session {
         local: &mut Local,
         buffer: &mut [u8],
     ) -> Result<Outcome, Failure> {
-        if let Some(mut waiting) = inbound.waiting.take()
-            && let Applied::Building = self.apply(&mut waiting, None, inbound, local)?
-        {
-            inbound.waiting = Some(waiting);
-            return Ok(Outcome::Again(Ready::NONE));
+        if let Some(mut waiting) = inbound.waiting.take() {
+            if let Applied::Building = self.apply(&mut waiting, None, inbound, local)? {
+                inbound.waiting = Some(waiting);
+                return Ok(Outcome::Again(Ready::NONE));
+            }
+            inbound.count_turns(1);
         }
         if !self.may_go_on(inbound) {
             return Ok(Outcome::Idle);

@@ -114,6 +114,24 @@ impl Stage {
     }
 }
 
+/// Puts together again what was divided at messages: a piece that holds bytes ends with a packet, unless a shared body
+/// follows.
+pub(super) fn join(segments: &mut Vec<Segment>, buffer: &mut Vec<u8>) {
+    let mut joined: Vec<Segment> = Vec::with_capacity(segments.len());
+    for segment in segments.drain(..) {
+        match (joined.last_mut(), segment) {
+            (Some(Segment::Inline(last)), Segment::Inline(bytes)) => last.extend_from_slice(&bytes),
+            (_, segment) => joined.push(segment),
+        }
+    }
+    if let Some(Segment::Inline(last)) = joined.last_mut() {
+        last.append(buffer);
+        *buffer = std::mem::take(last);
+        joined.pop();
+    }
+    *segments = joined;
+}
+
 impl Slot {
     /// Opens a turn at the buffer's end, unless it is open.
     #[inline]
@@ -134,5 +152,41 @@ impl Slot {
             self.segments.push(Segment::Inline(std::mem::take(&mut self.buffer)));
         }
         self.segments.len()
+    }
+}
+
+#[cfg(all(test, not(broker_loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use staunch_flowctl::{Ledger, Limits, Loan};
+
+    use super::*;
+    use crate::outbox::SharedBody;
+
+    /// Outboxes take it that a piece that holds bytes ends with a packet, unless a shared body is next.
+    #[test]
+    fn what_was_divided_at_messages_ends_with_packets() {
+        let ledger = Ledger::default();
+        let account = ledger.open_account(&ledger.principal("p"), "a", Limits::unlimited());
+        let body = || Segment::Shared(Arc::new(SharedBody::new(vec![9], Loan::charge(&account, 1))));
+        let inline = |byte: u8| Segment::Inline(vec![byte]);
+        let check = |segments: Vec<Segment>, expected: &[&[u8]], rest: &[u8]| {
+            let (mut segments, mut buffer) = (segments, vec![0]);
+            join(&mut segments, &mut buffer);
+            let found: Vec<&[u8]> = segments
+                .iter()
+                .map(|segment| match segment {
+                    Segment::Inline(bytes) => bytes.as_slice(),
+                    Segment::Shared(body) => body.bytes(),
+                    _ => panic!("none was there"),
+                })
+                .collect();
+            assert_eq!((found.as_slice(), buffer.as_slice()), (expected, rest));
+        };
+        check(vec![], &[], &[0]);
+        check(vec![inline(1), inline(2)], &[], &[1, 2, 0]);
+        check(vec![inline(1), inline(2), body()], &[&[1, 2], &[9]], &[0]);
+        check(vec![inline(1), body(), inline(2), inline(3)], &[&[1], &[9]], &[2, 3, 0]);
     }
 }

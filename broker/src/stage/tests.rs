@@ -19,7 +19,8 @@ fn a_stage_that_is_dropped_has_others_flush() {
     let config = SchedulerConfig { workers: 1, ..SchedulerConfig::default() };
     let _ = broker.scheduler.set(Scheduler::start(config).unwrap());
     let (ours, theirs) = Stream::pair().unwrap();
-    let config = SessionConfig { debt_max: 1000, outbox_max: 1000, packet: Limits::default() };
+    let limits = crate::limits::Limits::default();
+    let config = SessionConfig { debt_max: 1000, outbox_max: 1000, ..broker.settings().session(&limits) };
     let connection = broker.ledger.principal("p").try_open().unwrap();
     let session = Session::open(&broker, theirs, connection, "p", "s", Cap::new(Entity::Inert), config);
     session.start().unwrap();

@@ -100,6 +100,8 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Came {
     Turn(Vec<Event>),
+    /// A packet that is none of those, as text.
+    Extension(String),
     /// An Error packet, with its message.
     Error(String),
     /// The connection has ended.
@@ -340,6 +342,7 @@ impl Client {
                     events.extend(turn);
                 }
                 Came::Error(message) => error = Some(message),
+                Came::Extension(_) => {}
                 Came::End => return (events, error),
                 Came::Nothing => panic!("neither goes on nor ends"),
             }
@@ -427,16 +430,18 @@ fn came(packet: staunch_protocols::wire::View<'_>) -> Option<Came> {
             Some(Came::Turn(turn.events().map(|e| event(e.expect("well-formed"))).collect()))
         }
         Packet::Error { message, .. } => Some(Came::Error(message.to_owned())),
-        _ => None,
+        Packet::Extension(extension) => Some(Came::Extension(print(extension))),
+        Packet::Nop => None,
     }
 }
 
+fn print(view: staunch_protocols::wire::View<'_>) -> String {
+    let mut out = String::new();
+    syntax::write(view, &mut out, usize::MAX);
+    out
+}
+
 fn event(event: staunch_protocols::packet::TurnEvent<'_>) -> Event {
-    let print = |view: staunch_protocols::wire::View<'_>| {
-        let mut out = String::new();
-        syntax::write(view, &mut out, usize::MAX);
-        out
-    };
     // What is longer no test has asked for, but those whose packets are changed anyhow.
     let oid = event.oid.as_i64().unwrap_or(i64::MIN);
     let (kind, body, handle) = match event.event {

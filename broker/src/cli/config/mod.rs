@@ -2,17 +2,16 @@
 //!
 //! # Layout
 //! - here: the file, its place, and how it is read.
-//! - `amount`: numbers and sizes.
 //! - `limits`: what peers may have, by name.
 //! - `rules`: who starts from what over Unix sockets.
 //! - `settings`: the file and the flags together: what holds.
 
-pub(super) mod amount;
 pub(super) mod limits;
 mod rules;
 mod settings;
 
 pub(super) use settings::{Named, Read, Settings, differences};
+pub(super) use staunch::amount;
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -21,7 +20,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
-use staunch::server::Listen;
+use staunch::server::{Listen, Slow};
 use staunch_system::process::effective_user;
 
 use super::value::parse;
@@ -49,6 +48,8 @@ pub(super) struct File {
     fan_out_max: Option<Within<FAN_OUT_MIN, UNITS_MAX>>,
     send_buffer: Option<Within<4096, BUFFER_MAX>>,
     receive_buffer: Option<Within<4096, BUFFER_MAX>>,
+    #[serde(deserialize_with = "read_slow")]
+    slow: Option<Slow>,
     #[serde(deserialize_with = "read_silence")]
     silence_max: Option<Duration>,
     #[serde(deserialize_with = "read_seconds")]
@@ -72,6 +73,8 @@ pub(super) const BUFFER_MAX: u64 = 1 << 30;
 struct Key {
     file: PathBuf,
     oid: Oid,
+    #[serde(default, deserialize_with = "read_slow")]
+    slow: Option<Slow>,
 }
 
 /// A value that references are for: as written, and canonical.
@@ -155,6 +158,10 @@ impl File {
 
 fn read_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     mode(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+fn read_slow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Slow>, D::Error> {
+    from_text(deserializer).map(Some)
 }
 
 fn read_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -269,6 +276,10 @@ mod tests {
             ("socket-mode = \"999\"", 1, "octal"),
             ("socket-mode = 660", 1, "string"),
             ("drain = 1e9", 1, "0 to 3600"),
+            ("slow = \"never\"", 1, "slow=never: expected"),
+            ("slow = \"disconnect:1MB:5s\"", 1, "as in 16MiB"),
+            ("[[unix]]\nuid = 1\ndeny = true\nslow = \"x\"", 4, "expected"),
+            ("[[key]]\nfile = \"a\"\noid = \"1\"\nslow = \"x\"", 4, "expected"),
             ("oid = \"<a\"", 1, "not closed"),
             ("[limits]\nconections = 1", 2, "there are packet-bytes"),
             ("[limits]\nconnections = 0", 2, "too small"),

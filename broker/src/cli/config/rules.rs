@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, Error};
 use staunch::admission::{Rule, Start, Who};
+use staunch::server::Slow;
 use staunch_protocols::sturdy::SturdyRef;
 use staunch_system::users;
 
@@ -18,6 +19,7 @@ const REF_BYTES_MAX: u64 = 1 << 20;
 pub(crate) struct UnixRule {
     who: Who,
     give: Give,
+    slow: Option<Slow>,
 }
 
 #[derive(Clone)]
@@ -47,6 +49,8 @@ struct Keys {
     #[serde(default, deserialize_with = "reference")]
     reference: Option<Box<SturdyRef>>,
     reference_file: Option<PathBuf>,
+    #[serde(default, deserialize_with = "super::read_slow")]
+    slow: Option<Slow>,
 }
 
 impl<'de> Deserialize<'de> for UnixRule {
@@ -71,7 +75,7 @@ impl<'de> Deserialize<'de> for UnixRule {
                  \"PATH\"",
             ));
         };
-        Ok(UnixRule { who: Who { socket: keys.socket, uid, gid }, give })
+        Ok(UnixRule { who: Who { socket: keys.socket, uid, gid }, give, slow: keys.slow })
     }
 }
 
@@ -113,7 +117,7 @@ impl UnixRule {
             Give::Reference(reference) => Start::Reference(reference.clone()),
             Give::File(path) => Start::Reference(Box::new(read_file(path)?)),
         };
-        Ok(Rule { who: self.who.clone(), start })
+        Ok(Rule { who: self.who.clone(), start, slow: self.slow })
     }
 
     /// As a table of the file.
@@ -135,6 +139,7 @@ impl UnixRule {
             }
             Give::File(path) => add("reference-file", Some(path.display().to_string().into())),
         }
+        add("slow", self.slow.map(|slow| slow.to_string().into()));
         table
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use staunch::limits::Limits;
-use staunch::server::{Binding, Config, Listen};
+use staunch::server::{Binding, Config, Listen, Slow};
 use toml::{Table, Value};
 
 use super::super::key;
@@ -14,6 +14,10 @@ use super::{File, Oid, amount};
 
 /// How long what waits may take to go out in the end, unless it is said.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// What is done about slow consumers, unless it is said: nothing may have waited for one for two minutes. What less
+/// than all would count is no bound on those who open many connections.
+const SLOW: Slow = Slow::Disconnect { bytes: 0, after: Duration::from_secs(120) };
 
 /// What flags say. What they do not say is `None`.
 #[derive(Default)]
@@ -33,6 +37,7 @@ pub(crate) struct Named {
     pub(crate) fan_out_max: Option<u64>,
     pub(crate) send_buffer: Option<u64>,
     pub(crate) receive_buffer: Option<u64>,
+    pub(crate) slow: Option<Slow>,
     pub(crate) silence_max: Option<Duration>,
     pub(crate) drain: Option<Duration>,
     pub(crate) limits: Vec<Chosen>,
@@ -56,6 +61,8 @@ pub(crate) struct Key {
     pub(crate) oid: Oid,
     /// Its folder may be made.
     is_default: bool,
+    /// What is done about those who come in by it and are slow, if it is something else than about others.
+    slow: Option<Slow>,
 }
 
 /// A key that was read or made.
@@ -64,6 +71,7 @@ pub(crate) struct Read {
     pub(crate) oid: Oid,
     pub(crate) key: Vec<u8>,
     pub(crate) is_made: bool,
+    slow: Option<Slow>,
 }
 
 /// What the references are for, unless it is said.
@@ -103,6 +111,7 @@ impl Settings {
                 file.receive_buffer.map(|n| n.0),
                 defaults.receive_buffer,
             ),
+            slow: flags.slow.or(file.slow).unwrap_or(SLOW),
             silence_max: flags
                 .silence_max
                 .or(file.silence_max)
@@ -126,7 +135,7 @@ impl Settings {
                 None => (key::default_path()?, true),
             };
             let oid = flags.oid.clone().or(file.oid).unwrap_or_else(default_oid);
-            keys.push(Key { path, oid, is_default });
+            keys.push(Key { path, oid, is_default, slow: None });
             for more in file.key {
                 if let Some(same) = keys.iter().find(|key| key.oid.bytes == more.oid.bytes) {
                     return Err(format!(
@@ -136,7 +145,12 @@ impl Settings {
                         more.file.display()
                     ));
                 }
-                keys.push(Key { path: absolute(&more.file), oid: more.oid, is_default: false });
+                keys.push(Key {
+                    path: absolute(&more.file),
+                    oid: more.oid,
+                    is_default: false,
+                    slow: more.slow,
+                });
             }
         }
         let drain = flags.drain.or(file.drain).unwrap_or(DRAIN);
@@ -149,10 +163,10 @@ impl Settings {
     /// What is wrong with one.
     pub(crate) fn read_keys(&self) -> Result<Vec<Read>, String> {
         let read = |key: &Key| {
-            let (path, oid) = (key.path.clone(), key.oid.clone());
+            let (path, oid, slow) = (key.path.clone(), key.oid.clone(), key.slow);
             let (key, is_made) =
                 key::read_or_make(&path, key.is_default).map_err(|error| error.to_string())?;
-            Ok(Read { path, oid, key, is_made })
+            Ok(Read { path, oid, key, is_made, slow })
         };
         self.keys.iter().map(read).collect()
     }
@@ -163,9 +177,15 @@ impl Settings {
     /// What is wrong with one.
     pub(crate) fn check_keys(&self) -> Result<Vec<Read>, String> {
         let mut found = Vec::new();
-        for Key { path, oid, .. } in &self.keys {
+        for Key { path, oid, slow, .. } in &self.keys {
             match key::read(path) {
-                Ok(key) => found.push(Read { path: path.clone(), oid: oid.clone(), key, is_made: false }),
+                Ok(key) => found.push(Read {
+                    path: path.clone(),
+                    oid: oid.clone(),
+                    key,
+                    is_made: false,
+                    slow: *slow,
+                }),
                 Err(error) if error.is_absence() => {}
                 Err(error) => return Err(error.to_string()),
             }
@@ -178,7 +198,8 @@ impl Settings {
     /// # Errors
     /// When a rule's file cannot be read.
     pub(crate) fn config(&self, keys: &[Read]) -> Result<Config, String> {
-        let binding = |read: &Read| Binding { oid: read.oid.bytes.clone(), key: read.key.clone() };
+        let binding =
+            |read: &Read| Binding { oid: read.oid.bytes.clone(), key: read.key.clone(), slow: read.slow };
         let mut bindings: Vec<Binding> = keys.iter().map(binding).collect();
         if self.is_dev {
             bindings.push(Binding::well_known());
@@ -216,6 +237,7 @@ impl Settings {
         ] {
             add(name, size(bytes));
         }
+        add("slow", config.slow.to_string().into());
         add("silence-max", config.silence_max.unwrap_or_default().as_secs_f64().into());
         add("drain", self.drain.as_secs_f64().into());
         let limit = |limit: &super::limits::Limit| {
@@ -224,10 +246,10 @@ impl Settings {
         };
         add("limits", LIMITS.iter().map(limit).collect::<Table>().into());
         let more = keys.map(|key| {
+            let slow = key.slow.map(|slow| ("slow", slow.to_string()));
             let pairs = [("file", key.path.display().to_string()), ("oid", key.oid.text.clone())];
-            Value::from(
-                pairs.map(|(name, text)| (name.to_owned(), text.into())).into_iter().collect::<Table>(),
-            )
+            let all = pairs.into_iter().chain(slow);
+            Value::from(all.map(|(name, text)| (name.to_owned(), text.into())).collect::<Table>())
         });
         let more: Vec<Value> = more.collect();
         if !more.is_empty() {

@@ -119,13 +119,15 @@ fn scan_one(bytes: &[u8], scanner: &mut Scanner) -> Result<(usize, Found), Failu
 pub(crate) struct Slice {
     began: Instant,
     packets: u32,
+    /// Those of them that are no turns, or turns that have not been applied yet.
+    others: u32,
     is_over: bool,
 }
 
 impl Default for Slice {
     /// One that begins now.
     fn default() -> Slice {
-        Slice { began: Instant::now(), packets: 0, is_over: false }
+        Slice { began: Instant::now(), packets: 0, others: 0, is_over: false }
     }
 }
 
@@ -143,6 +145,11 @@ impl Slice {
     /// Something has been done that may have taken long.
     fn look(&mut self) {
         self.is_over = self.began.elapsed() > Slice::LENGTH;
+    }
+
+    /// How many turns have been handled.
+    pub(super) fn turns(&self) -> u64 {
+        u64::from(self.packets.saturating_sub(self.others))
     }
 
     /// One more packet has been handled.
@@ -180,6 +187,7 @@ impl Session {
             }
         }
         inbound.is_known |= done > 0;
+        inbound.count_turns(local.slice.turns());
         Ok(done)
     }
 
@@ -200,7 +208,7 @@ impl Session {
             }
             if self.is_introduced(inbound) {
                 // What has been scanned of a packet is scanned again, by the bounds of those who are known.
-                local.put_scanner(std::mem::replace(&mut scanner, Scanner::new(self.config.packet)));
+                local.put_scanner(std::mem::replace(&mut scanner, Scanner::new(self.packet)));
             }
             if bytes[done] < 0x80 {
                 local.put_scanner(scanner);
@@ -264,7 +272,7 @@ impl Session {
         } else {
             let mut canonical = Vec::with_capacity(length);
             canonicalize(scanner.view(packet), &mut canonical).map_err(Failure::Duplicate)?;
-            let mut again = Scanner::new(self.config.packet);
+            let mut again = Scanner::new(self.packet);
             again.scan(&canonical).map_err(Failure::Scan)?;
             self.handle_packet(again.view(&canonical), inbound, local)?
         };
@@ -437,7 +445,15 @@ impl Session {
         local: &mut Local,
     ) -> Result<Step, Failure> {
         let turn = match Packet::read(packet).map_err(Failure::Packet)? {
-            Packet::Nop | Packet::Extension(_) => return Ok(Step::Next),
+            Packet::Nop => {
+                local.slice.others += 1;
+                return Ok(Step::Next);
+            }
+            Packet::Extension(extension) => {
+                self.take_extension(extension, inbound, local);
+                local.slice.others += 1;
+                return Ok(Step::Next);
+            }
             Packet::Error { message, .. } => return Err(Failure::peer(message)),
             Packet::Turn(turn) => turn,
         };
@@ -449,6 +465,7 @@ impl Session {
         match self.apply(&mut decoded, Some(packet), inbound, local)? {
             Applied::Whole => Ok(Step::Next),
             Applied::Building => {
+                local.slice.others += 1;
                 inbound.waiting = Some(Box::new(decoded));
                 Ok(Step::Building)
             }
@@ -464,7 +481,7 @@ impl Session {
         let Some(oid) = oid.as_i64() else { return };
         let membrane = self.membrane();
         if let Some(cap) = membrane.exported(&Int::Small(oid))
-            && let Some(target) = MessageTarget::new(oid, cap, membrane.removals, self.config.packet)
+            && let Some(target) = MessageTarget::new(oid, cap, membrane.removals, self.packet)
         {
             inbound.target = Some(target);
         }

@@ -50,8 +50,8 @@ impl Session {
         let mut syntax = Syntax::Same;
         while done < bytes.len() && !self.is_held_up(inbound, local) {
             if self.is_introduced(inbound) {
-                reader.set_limits(self.config.packet);
-                local.put_scanner(std::mem::replace(&mut scanner, Scanner::new(self.config.packet)));
+                reader.set_limits(self.packet);
+                local.put_scanner(std::mem::replace(&mut scanner, Scanner::new(self.packet)));
             }
             if bytes[done] >= 0x80 && reader.is_idle() {
                 syntax = Syntax::Binary;

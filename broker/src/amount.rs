@@ -9,7 +9,7 @@ const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 
 ///
 /// # Errors
 /// What is wrong with it, for its author.
-pub(crate) fn read(text: &str) -> Result<u64, String> {
+pub fn read(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
     let (digits, shift) = unit.unwrap_or((text, 0));
@@ -26,7 +26,7 @@ pub(crate) fn read(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// What is wrong with it, for its author.
-pub(crate) fn read_within(text: &str, min: u64, max: u64) -> Result<u64, String> {
+pub fn read_within(text: &str, min: u64, max: u64) -> Result<u64, String> {
     check(read(text)?, min, max)
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn read_within(text: &str, min: u64, max: u64) -> Result<u64, String>
 ///
 /// # Errors
 /// Which bounds.
-pub(crate) fn check(number: u64, min: u64, max: u64) -> Result<u64, String> {
+pub fn check(number: u64, min: u64, max: u64) -> Result<u64, String> {
     match number {
         _ if number < min => Err(format!("{number} is too small: it must be {min} to {max}")),
         _ if number > max => Err(format!("{number} is too large: it must be {min} to {max}")),
@@ -43,7 +43,7 @@ pub(crate) fn check(number: u64, min: u64, max: u64) -> Result<u64, String> {
 }
 
 /// A size with the largest unit that leaves a whole number.
-pub(crate) fn show_bytes(bytes: u64) -> String {
+pub fn show_bytes(bytes: u64) -> String {
     let unit = UNITS.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
     unit.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
@@ -52,7 +52,7 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
 ///
 /// # Errors
 /// What is wrong with it, for its author.
-pub(crate) fn seconds(number: f64) -> Result<Duration, String> {
+pub fn seconds(number: f64) -> Result<Duration, String> {
     let span = Duration::try_from_secs_f64(number).ok().filter(|span| span.as_secs() <= 3600);
     span.ok_or_else(|| "expected a number of seconds from 0 to 3600, as in 5 or 0.5".to_owned())
 }

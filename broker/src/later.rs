@@ -1,4 +1,5 @@
-//! When sessions that linger have waited long enough for their peers.
+//! What sessions are told when some time has passed: that they have lingered for long enough, or that they owe their
+//! peers a report.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,20 +15,24 @@ use crate::{Broker, Local};
 
 /// How long a session that ends by this side waits for its peer to take its last words.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
+/// How much later than the turns at most the peer is told of them that has asked for that.
+pub(crate) const REPORT: Duration = Duration::from_millis(200);
 
-/// The sessions that linger, by when they began. All wait equally long, so the first is the next.
-pub(crate) struct Lingering {
+/// The sessions that wait, by when they began. All wait equally long, so the first is the next.
+pub(crate) struct Later {
     alarm: Alarm,
+    span: Duration,
+    news: Ready,
     waiting: Mutex<VecDeque<(Instant, Weak<Session>)>>,
 }
 
-impl Lingering {
-    /// None yet.
+impl Later {
+    /// None yet: who waits is told `news` after `span`.
     ///
     /// # Errors
     /// When out of descriptors.
-    pub(crate) fn new() -> io::Result<Arc<Lingering>> {
-        Ok(Arc::new(Lingering { alarm: Alarm::new()?, waiting: Mutex::default() }))
+    pub(crate) fn new(span: Duration, news: Ready) -> io::Result<Arc<Later>> {
+        Ok(Arc::new(Later { alarm: Alarm::new()?, span, news, waiting: Mutex::default() }))
     }
 
     /// Has the workers listen to its timer.
@@ -38,10 +43,10 @@ impl Lingering {
         self.alarm.start(self.clone(), broker)
     }
 
-    /// Tells a session, in [`LINGER`] from now, that it is overdue.
+    /// Tells a session when its time has come.
     pub(crate) fn add(self: &Arc<Self>, broker: &Broker, session: &Arc<Session>) {
         let mut waiting = self.waiting.lock();
-        waiting.push_back((Instant::now() + LINGER, Arc::downgrade(session)));
+        waiting.push_back((Instant::now() + self.span, Arc::downgrade(session)));
         let is_first = waiting.len() == 1;
         drop(waiting);
         if is_first {
@@ -50,7 +55,7 @@ impl Lingering {
     }
 }
 
-impl Task<Local> for Lingering {
+impl Task<Local> for Later {
     fn state(&self) -> &TaskState {
         self.alarm.state()
     }
@@ -68,7 +73,7 @@ impl Task<Local> for Lingering {
             let session = waiting.pop_front().and_then(|(_, session)| session.upgrade());
             drop(waiting);
             if let Some(session) = session {
-                session.tell(Session::OVERDUE);
+                session.tell(self.news);
             }
         }
     }
