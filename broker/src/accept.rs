@@ -192,6 +192,7 @@ impl Opening<'_> {
                 }
             }
         }
+        broker.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let config = settings.session(&broker.limits());
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
         session.start().inspect_err(|_| session.break_off())?;

@@ -45,13 +45,6 @@ struct Given {
 #[derive(Default)]
 pub(crate) struct Bindings(Mutex<HashMap<Vec<u8>, Binding>>);
 
-impl Bindings {
-    /// Lets whoever shows a sturdyref for `oid` signed with `key` have `target`.
-    pub(crate) fn bind(&self, oid: &[u8], key: &[u8], target: Cap) {
-        self.0.lock().insert(oid.to_vec(), Binding { key: key.to_vec(), target });
-    }
-}
-
 /// See the module's head.
 pub(crate) struct Gatekeeper {
     bindings: Arc<Bindings>,

@@ -61,6 +61,7 @@
 //! - `principals`: what each client's owner holds.
 //! - `alarm`: a timer and the task that it runs.
 //! - `linger`: how long sessions wait for their peers in the end. `silence`: peers that have vanished.
+//! - `ledger`: who owes what and who holds it, told to whoever may know. `clock`: times as others know them.
 //! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
@@ -70,8 +71,10 @@ mod alarm;
 mod attenuate;
 mod cap;
 pub mod client;
+mod clock;
 mod dataspace;
 mod gatekeeper;
+mod ledger;
 pub mod limits;
 mod linger;
 mod listen;
@@ -96,7 +99,9 @@ use staunch_index::{Scratch, Stored};
 use staunch_protocols::caveat;
 use staunch_protocols::wire::{self, Scanner};
 
+use clock::Clock;
 use dataspace::{Dataspace, Router};
+use ledger::{Reporter, Stalls};
 use limits::{Limits, Places};
 use linger::Lingering;
 use principals::Principals;
@@ -170,6 +175,8 @@ impl Local {
         // Relaxed: counters only.
         for (counter, count) in [
             (&counters.reads, std::mem::take(&mut stage.counts.reads)),
+            (&counters.read_bytes, std::mem::take(&mut stage.counts.read_bytes)),
+            (&counters.turns, std::mem::take(&mut stage.counts.turns)),
             (&counters.writes, std::mem::take(&mut stage.counts.writes)),
             (&counters.written_bytes, std::mem::take(&mut stage.counts.bytes)),
             (&counters.deliveries, std::mem::take(&mut stage.deliveries)),
@@ -204,6 +211,10 @@ impl Numbers {
 #[derive(Default)]
 struct Counters {
     reads: AtomicU64,
+    read_bytes: AtomicU64,
+    turns: AtomicU64,
+    accepted: AtomicU64,
+    denied: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
     deliveries: AtomicU64,
@@ -225,6 +236,9 @@ pub(crate) struct Broker {
     counters: Counters,
     lingering: Arc<Lingering>,
     silences: Arc<Silences>,
+    stalls: Arc<Stalls>,
+    reporter: OnceLock<Weak<Reporter>>,
+    clock: OnceLock<Clock>,
     dataspaces: Mutex<Vec<Weak<Dataspace>>>,
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
@@ -257,6 +271,9 @@ impl Broker {
             counters: Counters::default(),
             lingering: Lingering::new()?,
             silences: Silences::new()?,
+            stalls: Stalls::new()?,
+            reporter: OnceLock::new(),
+            clock: OnceLock::new(),
             dataspaces: Mutex::default(),
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),
@@ -277,6 +294,17 @@ impl Broker {
 
     pub(crate) fn scheduler(&self) -> &Scheduler<Local> {
         self.scheduler.get().expect("set before the first connection is accepted")
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        self.clock.get_or_init(|| Clock::from(self.scheduler().started()))
+    }
+
+    /// Something is to be told in the ledger at once.
+    pub(crate) fn tell_reporter(&self) {
+        if let Some(reporter) = self.reporter.get().and_then(Weak::upgrade) {
+            self.scheduler().notify(&reporter, Reporter::URGENT);
+        }
     }
 
     /// What peers may have, as of now.
@@ -313,6 +341,19 @@ impl Broker {
             Some(session) => session.end_soon(failure),
             None => tracing::warn!(%failure, "whoever is to end for this has gone"),
         }
+    }
+
+    /// What all connections have done so far.
+    fn traffic(&self) -> staunch_protocols::schema::ledger::Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let done = relay::Done {
+            read_bytes: read(&counters.read_bytes),
+            turns: read(&counters.turns),
+            deliveries: read(&counters.deliveries),
+            throttled_ns: self.stalls.times.sum_ns(),
+        };
+        ledger::traffic(&done, read(&counters.written_bytes))
     }
 
     /// Compares what is owed with what waits. Meaningful only while nothing moves.

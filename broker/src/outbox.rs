@@ -18,6 +18,7 @@
 //! the peer has received the beginning of, and puts the words behind that.
 
 mod audit;
+mod pieces;
 mod pool;
 mod remains;
 #[cfg(all(test, not(broker_loom)))]
@@ -25,9 +26,10 @@ mod tests;
 mod text;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use staunch_flowctl::{Account, DebtRuns, Loan, Repayments};
@@ -36,8 +38,10 @@ use staunch_system::net::Stream;
 
 use crate::dataspace::{Router, Target};
 
+use pieces::{put_back, take, write};
 use text::Syntax;
 
+pub(crate) use audit::Debtors;
 pub(crate) use pool::{CallCounts, Pool};
 
 /// A piece of an outbox.
@@ -101,10 +105,6 @@ pub(crate) enum Batch {
     Copied(Vec<u8>),
 }
 
-/// How many pieces one write takes at most.
-const PIECES_MAX: usize = 16;
-/// How many bytes one write takes at most, roughly.
-const WRITE_BYTES_MAX: usize = 256 << 10;
 /// What is shorter than this is copied to the end of the piece before it, for as long as that piece is shorter
 /// than 16 of it.
 const JOIN_BYTES_MAX: usize = 4 << 10;
@@ -147,6 +147,10 @@ struct State {
     /// It said so while somebody was writing.
     edge: bool,
     phase: Phase,
+    /// All bytes that the kernel has taken.
+    written: u64,
+    /// Since when there has always been something that waits, as of when the kernel took no more.
+    waits_since: Option<Instant>,
     /// What is written at present.
     syntax: Syntax,
     /// Whether that is to be text from the next packet on.
@@ -377,6 +381,7 @@ impl Outbox {
                 }
             };
             counts.bytes += written as u64;
+            state.written += written as u64;
             state.debts.settle_into(written as u64, repayments);
             put_back(&mut state, taken, head + written, pool, repayments);
             leftovers.add(&mut state, self.ceiling);
@@ -386,7 +391,7 @@ impl Outbox {
                 break;
             }
             if written < wanted && !std::mem::take(&mut state.edge) {
-                state.is_blocked = true;
+                state.block();
                 flushed = Flushed::Blocked;
                 break;
             }
@@ -491,6 +496,7 @@ impl State {
         self.head = 0;
         self.is_within = false;
         self.inline_bytes = 0;
+        self.waits_since = None;
         (std::mem::take(&mut self.queue), std::mem::take(&mut self.debts))
     }
 
@@ -526,77 +532,18 @@ impl State {
         })
     }
 
+    /// The kernel takes no more.
+    fn block(&mut self) {
+        self.is_blocked = true;
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
     /// Gives memory back once nothing waits.
     fn rest(&mut self) {
+        self.waits_since = None;
         if self.queue.capacity() > 8 {
             self.queue = VecDeque::new();
             self.debts.shrink();
         }
     }
-}
-
-/// Takes pieces off the front, up to a replay or to what one write takes. Returns how many bytes are to be
-/// written.
-fn take(queue: &mut VecDeque<Segment>, taken: &mut VecDeque<Segment>, head: usize) -> usize {
-    let mut bytes = 0;
-    while taken.len() < PIECES_MAX && bytes < WRITE_BYTES_MAX {
-        match queue.front() {
-            None | Some(Segment::Replay(_)) => break,
-            Some(segment) => bytes += segment.bytes().len(),
-        }
-        taken.extend(queue.pop_front());
-    }
-    bytes - head
-}
-
-fn write(stream: &Stream, taken: &VecDeque<Segment>, head: usize) -> io::Result<usize> {
-    if taken.len() == 1 {
-        return stream.write(&taken[0].bytes()[head..]);
-    }
-    let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-    for (i, segment) in taken.iter().enumerate() {
-        let bytes = segment.bytes();
-        pieces[i] = IoSlice::new(if i == 0 { &bytes[head..] } else { bytes });
-    }
-    stream.writev(&pieces[..taken.len()])
-}
-
-/// Drops what has been written, puts back the rest. What shared bodies owe is repaid by who holds them last.
-fn put_back(
-    state: &mut State,
-    taken: &mut VecDeque<Segment>,
-    mut written: usize,
-    pool: &mut Pool,
-    repayments: &mut Repayments,
-) {
-    while let Some(length) = taken.front().map(|s| s.bytes().len()) {
-        if length > written {
-            break;
-        }
-        written -= length;
-        match taken.pop_front() {
-            Some(Segment::Inline(buffer)) => {
-                state.inline_bytes -= length;
-                state.is_within = false;
-                pool.put(buffer);
-            }
-            Some(Segment::Batch(batch)) => {
-                state.inline_bytes -= length;
-                state.is_within = false;
-                pool.unshare(batch);
-            }
-            Some(Segment::Shared(body)) => {
-                state.is_within = true;
-                if let Some(SharedBody { loan, .. }) = Arc::into_inner(body) {
-                    let (account, cost) = loan.into_debt();
-                    repayments.add(account, cost);
-                }
-            }
-            _ => {}
-        }
-    }
-    while let Some(segment) = taken.pop_back() {
-        state.queue.push_front(segment);
-    }
-    state.head = written;
 }

@@ -23,13 +23,16 @@ use crate::accept::{self, Acceptor, Refusals, Shortages};
 use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::{Bindings, Gatekeeper};
+pub use crate::ledger::LedgerConfig;
+use crate::ledger::Reporter;
 use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Listen};
 use crate::relay::Session;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
 
-/// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
+/// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace, or its
+/// ledger.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Binding {
     /// A canonical value without capabilities.
@@ -44,6 +47,13 @@ impl Binding {
         let mut oid = Vec::new();
         encode::string(&mut oid, "syndicate");
         Binding { oid, key: Vec::new() }
+    }
+
+    /// What lets in to the ledger: `"ledger"` under this key.
+    pub fn of_ledger(key: Vec<u8>) -> Binding {
+        let mut oid = Vec::new();
+        encode::string(&mut oid, "ledger");
+        Binding { oid, key }
     }
 }
 
@@ -68,6 +78,10 @@ pub struct Config {
     pub socket_mode: Option<u32>,
     /// What lets clients in; of two with the same oid the later counts.
     pub bindings: Vec<Binding>,
+    /// What lets in to the ledger, a dataspace in which the broker tells who owes what to whom.
+    pub ledger_bindings: Vec<Binding>,
+    /// How the ledger is kept.
+    pub ledger: LedgerConfig,
     /// Worker threads.
     pub workers: usize,
     /// For how long a worker that has run out of work polls for more before it sleeps, where answers come fast; zero
@@ -104,6 +118,8 @@ impl Default for Config {
             rules: Vec::new(),
             socket_mode: None,
             bindings: Vec::new(),
+            ledger_bindings: Vec::new(),
+            ledger: LedgerConfig::default(),
             workers: SchedulerConfig::default().workers,
             busy_poll: SchedulerConfig::default().busy_poll,
             debt_max: 2 << 20,
@@ -171,6 +187,9 @@ pub struct Holding {
 pub struct Server {
     broker: Arc<Broker>,
     dataspace: Cap,
+    ledger: Cap,
+    /// Kept alive with the broker.
+    _reporter: Arc<Reporter>,
     bindings: Arc<Bindings>,
     gatekeepers: [(Answers, Arc<Gatekeeper>); 2],
     acceptors: Mutex<Vec<(Arc<Acceptor>, Registration<Local>)>>,
@@ -178,7 +197,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a broker whose gatekeeper binds the well-known reference, `"syndicate"` signed with the empty key,
-    /// to the dataspace, too.
+    /// to the dataspace, too; and `"ledger"`, signed with the same, to the ledger.
     ///
     /// # Errors
     /// [`StartError`]: among others, an address that is not this machine's alone.
@@ -193,6 +212,7 @@ impl Server {
         }
         let mut config = config.clone();
         config.bindings.push(Binding::well_known());
+        config.ledger_bindings.push(Binding::of_ledger(Vec::new()));
         Server::start(&config)
     }
 
@@ -216,14 +236,18 @@ impl Server {
         let _ = broker.scheduler.set(scheduler);
         broker.lingering.start(&broker).map_err(StartError::Scheduler)?;
         broker.silences.start(&broker).map_err(StartError::Scheduler)?;
+        broker.stalls.start(&broker).map_err(StartError::Scheduler)?;
+        let (reporter, ledger) =
+            Reporter::new(&broker, config.ledger.clone()).map_err(StartError::Scheduler)?;
+        let _ = broker.reporter.set(Arc::downgrade(&reporter));
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
         let bindings = Arc::new(Bindings::default());
-        for binding in &config.bindings {
-            bindings.bind(&binding.oid, &binding.key, dataspace.clone());
-        }
+        bindings.rebind(bound(config, &dataspace, &ledger));
         let gatekeepers = [Answers::Ok, Answers::Accepted]
             .map(|form| (form, Arc::new(Gatekeeper::new(bindings.clone(), form))));
-        let server = Server { broker, dataspace, bindings, gatekeepers, acceptors: Mutex::default() };
+        let acceptors = Mutex::default();
+        let server =
+            Server { broker, dataspace, ledger, _reporter: reporter, bindings, gatekeepers, acceptors };
         for (at, socket) in config.sockets.iter().enumerate() {
             server.take_over(socket, config).map_err(|error| StartError::Socket(at, error))?;
         }
@@ -399,6 +423,16 @@ impl Server {
         // Relaxed: a sign of life, nothing is published by it.
         self.broker.scheduler().spawn(move |_| answered.store(true, std::sync::atomic::Ordering::Relaxed));
     }
+}
+
+/// What each binding lets in to: oid, key, target.
+fn bound(config: &Config, dataspace: &Cap, ledger: &Cap) -> Vec<(Vec<u8>, Vec<u8>, Cap)> {
+    let to = |target: &Cap| {
+        let target = target.clone();
+        move |binding: &Binding| (binding.oid.clone(), binding.key.clone(), target.clone())
+    };
+    let ledgers = config.ledger_bindings.iter().map(to(ledger));
+    ledgers.chain(config.bindings.iter().map(to(dataspace))).collect()
 }
 
 /// Raises the limit of descriptors as far as it goes, and says so if it bounds connections.

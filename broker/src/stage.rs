@@ -159,6 +159,12 @@ impl Stage {
         self.turn += 1;
     }
 
+    /// The number of the turn being staged. Each has the next.
+    #[inline]
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
+    }
+
     /// What is staged and has not been charged.
     #[inline]
     pub(crate) fn cost(&self) -> u64 {
@@ -417,7 +423,7 @@ impl Stage {
             (Entity::Remote(remote), LocalEvent::Retract(handle)) => {
                 self.direct_retract(remote, handle, true)
             }
-            (Entity::Dataspace(_), event) => self.local_event(to, by, event),
+            (Entity::Dataspace(_) | Entity::Reporter(_), event) => self.local_event(to, by, event),
             _ => {}
         }
     }
@@ -459,10 +465,14 @@ impl Stage {
             self.publish_slots();
         }
         for (cap, delivery) in self.local.drain(..) {
-            if let Entity::Dataspace(dataspace) = cap.entity()
-                && dataspace.inbox.push(delivery)
-            {
-                broker.scheduler().notify(&dataspace.inbox, Inbox::PUSHED);
+            match cap.entity() {
+                Entity::Dataspace(dataspace) => {
+                    if dataspace.inbox.push(delivery) {
+                        broker.scheduler().notify(&dataspace.inbox, Inbox::PUSHED);
+                    }
+                }
+                Entity::Reporter(reporter) => reporter.hear(delivery, broker),
+                _ => {}
             }
         }
         self.local_cost = 0;

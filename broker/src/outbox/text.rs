@@ -291,6 +291,7 @@ impl Outbox {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return Some(Flushed::Failed),
         };
+        state.written += written as u64;
         let done = out.wrote(written);
         state.syntax = Syntax::Text(out);
         state.debts.settle_into(done as u64, repayments);
@@ -300,7 +301,7 @@ impl Outbox {
             return Some(if state.phase == Phase::Ending { Flushed::Said } else { Flushed::Done });
         }
         if written < wanted && !std::mem::take(&mut state.edge) {
-            state.is_blocked = true;
+            state.block();
             return Some(Flushed::Blocked);
         }
         None

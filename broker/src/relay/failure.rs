@@ -56,6 +56,10 @@ pub(crate) enum Failure {
     TurnTooCostly,
     #[error("Too much waits for this connection to read it")]
     Unread,
+    #[error(
+        "What the ledger tells this connection has not been read for {0} s, and others are told nothing meanwhile"
+    )]
+    LedgerUnread(f64),
     #[error("The broker ends")]
     BrokerEnds,
     #[error("A bug in the broker; please report it")]

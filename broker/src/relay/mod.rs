@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - `session`: reading and flow control; `session::packets`: what was read, with the fast way of message turns;
-//!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends.
+//!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends;
+//!   `session::meter`: what it has done so far.
 //! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before; `turn::others`: what goes
 //!   elsewhere than to dataspaces.
 //! - `weigh`: whether a turn may come to what it would.
@@ -26,6 +27,7 @@ use staunch_protocols::wire::{Int, tag};
 
 pub(crate) use failure::Failure;
 pub(crate) use membrane::{Membrane, Oids};
+pub(crate) use session::meter::{Cause, Done, Throttle};
 pub(crate) use session::packets::Slice;
 pub(crate) use session::{Session, SessionConfig};
 

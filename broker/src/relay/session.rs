@@ -1,6 +1,7 @@
 //! One connection: reading and flow control.
 
 mod end;
+pub(crate) mod meter;
 pub(crate) mod packets;
 mod plain;
 mod text;
@@ -17,6 +18,7 @@ use staunch_system::net::Stream;
 use staunch_system::poll::Interest;
 
 use end::Ending;
+use meter::{Cause, Meter};
 
 use super::failure::Failure;
 use super::handles::{Handles, Held};
@@ -114,6 +116,7 @@ pub(crate) struct Session {
     verdict: Mutex<Option<Box<Failure>>>,
     /// Set once, when the session has begun to end: nothing is delivered any more.
     is_closed: AtomicBool,
+    meter: Meter,
 }
 
 /// With the counts of its `Arc` it fills what the allocator sets aside for it: one byte more takes 256 for each connection.
@@ -176,6 +179,7 @@ impl Session {
             verdict: Mutex::default(),
             outbox: Outbox::new(config.outbox_max),
             is_closed: AtomicBool::new(false),
+            meter: Meter::default(),
         });
         broker.sessions.insert(session.id, session.clone());
         session
@@ -271,6 +275,11 @@ impl Session {
         &self.stream
     }
 
+    /// What it has done, and whether it is held back.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     #[inline]
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
@@ -361,10 +370,14 @@ impl Task<Local> for Session {
         {
             self.fail(&failure, &mut inbound, local);
         }
+        let turns_before = local.stage.turn();
         let outcome = self.advance(&mut inbound, local, &mut worker.buffer);
         local.stage.publish_staged(&self.broker);
         local.flush(&worker.queue);
         inbound.full.append(&mut local.stage.take_full());
+        let stage = &mut local.stage;
+        stage.counts.turns = stage.turn() - turns_before;
+        self.meter.add(stage.counts.read_bytes, stage.counts.turns, stage.deliveries);
         let count = inbound.handles.len() as u64;
         inbound.assertions.trim(count, &self.holdings.assertions);
         local.publish_counts(&self.broker);
@@ -431,7 +444,7 @@ impl Session {
         let is_clear = self.account.is_clear() && (inbound.has_begun || owner.is_clear());
         if inbound.is_hanging_up || is_clear && inbound.full.is_empty() {
             inbound.full.clear();
-            inbound.is_parked = false;
+            self.go_on(inbound);
             return true;
         }
         let waker = self.waker.get_or_init(|| self.broker.scheduler().waker(self));
@@ -440,13 +453,34 @@ impl Session {
         let owner_is_clear = inbound.has_begun || owner.poll_clear_funds(waker).is_ready();
         let is_clear = self.account.poll_clear_funds(waker) == Poll::Ready(()) && owner_is_clear;
         if is_clear && inbound.full.is_empty() {
-            inbound.is_parked = false;
+            self.go_on(inbound);
             return true;
         }
         if !std::mem::replace(&mut inbound.is_parked, true) {
+            let cause = match self.account.is_clear() {
+                false => Cause::Debt,
+                true if inbound.full.is_empty() => Cause::Principal,
+                true => Cause::Room,
+            };
             self.broker.counters.throttled.fetch_add(1, Ordering::Relaxed);
+            self.meter.begin_throttle(self.broker.scheduler().elapsed_ns(), cause);
+            self.broker.stalls.add(self);
         }
         false
+    }
+
+    /// Notes that it is not held back any more.
+    #[inline]
+    fn go_on(&self, inbound: &mut Inbound) {
+        if std::mem::take(&mut inbound.is_parked) {
+            self.note_going_on();
+        }
+    }
+
+    #[cold]
+    fn note_going_on(&self) {
+        let span_ns = self.meter.end_throttle(self.broker.scheduler().elapsed_ns());
+        self.broker.stalls.remove(self.id, span_ns);
     }
 
     /// Reads and handles one chunk.
@@ -494,6 +528,7 @@ impl Session {
         let Some(read) = self.after_read(read, space, inbound) else {
             return Ok(self.finish_reading(inbound));
         };
+        local.stage.counts.read_bytes += read as u64;
         let bytes = &buffer[..carried + read];
         let done = self.handle(bytes, inbound, local)?;
         if done < bytes.len() {
@@ -525,6 +560,7 @@ impl Session {
         let space = carry.len() - before;
         let read = self.after_read(read, space, inbound);
         carry.truncate(before + read.unwrap_or(0));
+        local.stage.counts.read_bytes += read.unwrap_or(0) as u64;
         if read.is_none() {
             return Ok(self.finish_reading(inbound));
         }

@@ -289,6 +289,11 @@ impl<L: 'static> Scheduler<L> {
         self.shared.config.workers
     }
 
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.shared.started
+    }
+
     /// Nanoseconds since the scheduler was started. In a run, [`Queue::now_ns`] is cheaper.
     pub fn elapsed_ns(&self) -> u64 {
         self.shared.elapsed_ns()

@@ -112,6 +112,7 @@ impl Session {
                 self.broker.lingering.add(&self.broker, self);
             }
         }
+        self.go_on(inbound);
         inbound.carry = Vec::new();
         inbound.scanner = None;
         inbound.text = None;
