@@ -62,6 +62,7 @@
 //! - `alarm`: a timer and the task that it runs.
 //! - `linger`: how long sessions wait for their peers in the end. `silence`: peers that have vanished.
 //! - `ledger`: who owes what and who holds it, told to whoever may know. `clock`: times as others know them.
+//! - `metrics`: counters and gauges for monitoring.
 //! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
@@ -78,6 +79,7 @@ mod ledger;
 pub mod limits;
 mod linger;
 mod listen;
+mod metrics;
 mod outbox;
 mod principals;
 mod relay;
@@ -214,14 +216,14 @@ struct Counters {
     read_bytes: AtomicU64,
     turns: AtomicU64,
     accepted: AtomicU64,
-    denied: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
     deliveries: AtomicU64,
     transient_drops: AtomicU64,
     throttled: AtomicU64,
     ended: AtomicU64,
-    refused: AtomicU64,
+    /// By why: see [`accept::REFUSALS`].
+    refused: [AtomicU64; accept::REFUSALS.len()],
     vanished: AtomicU64,
 }
 
@@ -341,6 +343,15 @@ impl Broker {
             Some(session) => session.end_soon(failure),
             None => tracing::warn!(%failure, "whoever is to end for this has gone"),
         }
+    }
+
+    /// How many observers, distinct assertions and skeletons there are in all dataspaces.
+    fn index_counts(&self) -> (usize, usize, usize) {
+        let dataspaces: Vec<_> = self.dataspaces.lock().iter().filter_map(Weak::upgrade).collect();
+        dataspaces.iter().fold((0, 0, 0), |(observers, assertions, skeletons), dataspace| {
+            let index = &dataspace.index;
+            (observers + index.observers(), assertions + index.assertions(), skeletons + index.skeletons())
+        })
     }
 
     /// What all connections have done so far.

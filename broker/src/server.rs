@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -28,6 +28,7 @@ use crate::ledger::Reporter;
 use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Listen};
 use crate::relay::Session;
+use crate::metrics::Exporter;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
 
@@ -82,6 +83,8 @@ pub struct Config {
     pub ledger_bindings: Vec<Binding>,
     /// How the ledger is kept.
     pub ledger: LedgerConfig,
+    /// Where to tell metrics, over HTTP, to whoever can connect. (`GET /metrics`, as OpenMetrics text.)
+    pub metrics: Option<SocketAddr>,
     /// Worker threads.
     pub workers: usize,
     /// For how long a worker that has run out of work polls for more before it sleeps, where answers come fast; zero
@@ -120,6 +123,7 @@ impl Default for Config {
             bindings: Vec::new(),
             ledger_bindings: Vec::new(),
             ledger: LedgerConfig::default(),
+            metrics: None,
             workers: SchedulerConfig::default().workers,
             busy_poll: SchedulerConfig::default().busy_poll,
             debt_max: 2 << 20,
@@ -140,6 +144,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(Address, io::Error),
+    /// Metrics cannot be told there.
+    #[error("cannot tell metrics on tcp:{0}: {1}")]
+    Metrics(SocketAddr, io::Error),
     /// A socket that was handed over is of no use.
     #[error("socket {0} of those that were handed over cannot be listened on: {1}")]
     Socket(usize, io::Error),
@@ -193,6 +200,7 @@ pub struct Server {
     bindings: Arc<Bindings>,
     gatekeepers: [(Answers, Arc<Gatekeeper>); 2],
     acceptors: Mutex<Vec<(Arc<Acceptor>, Registration<Local>)>>,
+    metrics: Option<Exporter>,
 }
 
 impl Server {
@@ -246,8 +254,20 @@ impl Server {
         let gatekeepers = [Answers::Ok, Answers::Accepted]
             .map(|form| (form, Arc::new(Gatekeeper::new(bindings.clone(), form))));
         let acceptors = Mutex::default();
-        let server =
-            Server { broker, dataspace, ledger, _reporter: reporter, bindings, gatekeepers, acceptors };
+        let metrics = config.metrics.map(|address| {
+            Exporter::start(address, &broker).map_err(|error| StartError::Metrics(address, error))
+        });
+        let metrics = metrics.transpose()?;
+        let server = Server {
+            broker,
+            dataspace,
+            ledger,
+            _reporter: reporter,
+            bindings,
+            gatekeepers,
+            acceptors,
+            metrics,
+        };
         for (at, socket) in config.sockets.iter().enumerate() {
             server.take_over(socket, config).map_err(|error| StartError::Socket(at, error))?;
         }
@@ -320,6 +340,16 @@ impl Server {
         self.addresses().into_iter().filter_map(tcp).collect()
     }
 
+    /// Where metrics are told, with the port that the system chose.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(Exporter::address)
+    }
+
+    /// All metrics, as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        crate::metrics::text(&self.broker)
+    }
+
     /// Looks again for connections on listeners that ran out of descriptors. To be called now and then.
     pub fn tick(&self) {
         for (acceptor, _) in self.acceptors.lock().iter() {
@@ -375,11 +405,7 @@ impl Server {
 
     /// How many observers, distinct assertions and skeletons there are in all dataspaces.
     pub fn index_counts(&self) -> (usize, usize, usize) {
-        let dataspaces: Vec<_> = self.broker.dataspaces.lock().iter().filter_map(Weak::upgrade).collect();
-        dataspaces.iter().fold((0, 0, 0), |(observers, assertions, skeletons), dataspace| {
-            let index = &dataspace.index;
-            (observers + index.observers(), assertions + index.assertions(), skeletons + index.skeletons())
-        })
+        self.broker.index_counts()
     }
 
     /// What the workers have done.
@@ -413,7 +439,7 @@ impl Server {
             ("transient drops", read(&c.transient_drops)),
             ("throttled", read(&c.throttled)),
             ("ended", read(&c.ended)),
-            ("refused", read(&c.refused)),
+            ("refused", c.refused.iter().map(read).sum()),
             ("vanished", read(&c.vanished)),
         ]
     }

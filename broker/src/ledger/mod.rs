@@ -47,7 +47,7 @@ use crate::{Broker, Local};
 use gather::{Gathering, Past};
 
 pub(crate) use rows::traffic;
-pub(crate) use stalls::Stalls;
+pub(crate) use stalls::{STALL_SECONDS, Stalls};
 
 /// The principal of what is the broker's own.
 const PRINCIPAL: &str = "broker";
