@@ -6,6 +6,7 @@
 //! - `config`: its configuration file. `life`: its signals and its service manager. `inherit`: sockets from there.
 //! - `advice`: what to do when it cannot listen.
 //! - `reference`: `staunch ref`.
+//! - `top`: who owes what, on a terminal.
 //! - `observe`, `hold`, `send`, `sync`: clients for people and scripts.
 //! - `reach`: which broker these speak to, by which reference, and what to do if that fails.
 //! - `pattern`, `value`, `json`, `lines`: what people write, and what they are shown.
@@ -31,6 +32,8 @@ mod send;
 mod serve;
 mod stdio;
 mod sync;
+#[cfg(feature = "top")]
+mod top;
 mod value;
 
 use std::process::ExitCode;
@@ -67,6 +70,8 @@ enum Command {
     Assert(hold::Assert),
     Send(send::Send),
     Sync(sync::Sync),
+    #[cfg(feature = "top")]
+    Top(top::Top),
     #[command(subcommand)]
     Ref(reference::Reference),
     Completions(manual::Completions),
@@ -100,6 +105,8 @@ impl Cli {
             Command::Assert(assert) => assert.run(),
             Command::Send(send) => send.run(),
             Command::Sync(sync) => sync.run(),
+            #[cfg(feature = "top")]
+            Command::Top(top) => top.run(),
             Command::Ref(reference) => reference.run(),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(),
