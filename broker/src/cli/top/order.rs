@@ -40,6 +40,19 @@ impl Order {
         })
     }
 
+    /// The title of the column that it goes by.
+    pub(super) fn column(self) -> &'static str {
+        match self {
+            Order::Owes => "OWES",
+            Order::Holds => "HOLDS",
+            Order::In => "IN/s",
+            Order::Out => "OUT/s",
+            Order::Events => "EV/s",
+            Order::Name => "CONNECTION",
+            Order::Since => "STATE",
+        }
+    }
+
     /// Sorts; those that are equal by their numbers.
     pub(super) fn sort(self, accounts: &mut [&Account], is_reversed: bool) {
         accounts.sort_by(|a, b| {

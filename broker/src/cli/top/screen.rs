@@ -13,14 +13,14 @@ use ratatui::widgets::{Cell, Row, Table};
 use staunch_protocols::schema::ledger::State;
 
 use super::amount::span;
-use super::model::{Model, chain};
+use super::model::Model;
 use super::order::Order;
 use super::plain::{
-    ACCOUNT_COLUMNS, HOLDING_COLUMNS, account_cells, holding_cells, is_number, rates, rest, summary,
+    ACCOUNT_COLUMNS, HOLDING_COLUMNS, account_cells, holding_cells, is_number, rates, rest, summary, told,
 };
 
-/// So many cycles are shown.
-const CYCLES_MAX: usize = 3;
+/// So many lines tell of cycles.
+const CYCLE_LINES_MAX: usize = 4;
 /// What is not news any more.
 const STALE: Duration = Duration::from_secs(3);
 
@@ -137,20 +137,20 @@ impl Look {
 
     fn draw(&mut self, model: &Model, is_still: bool, frame: &mut Frame<'_>) {
         let holdings = model.holdings().len();
-        let cycles = model.cycles().len().min(CYCLES_MAX);
+        let cycles = self.cycles(model, frame.area().width);
         let height = frame.area().height;
         // At most a third, with the titles and a line before them.
         let below = if holdings == 0 { 0 } else { (holdings as u16 + 2).min(height / 3 + 1) };
         let [head, middle, accounts, holders, foot] = Layout::vertical([
             Constraint::Length(2),
-            Constraint::Length(cycles as u16 + 1),
+            Constraint::Length(cycles.len() as u16 + 1),
             Constraint::Fill(1),
             Constraint::Length(below),
             Constraint::Length(1),
         ])
         .areas(frame.area());
         self.draw_head(model, is_still, frame, head);
-        self.draw_cycles(model, frame, middle);
+        frame.render_widget(Text::from(cycles), middle);
         self.draw_accounts(model, frame, accounts);
         if below > 0 {
             let [_, rows] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(holders);
@@ -163,12 +163,14 @@ impl Look {
     fn draw_head(&self, model: &Model, is_still: bool, frame: &mut Frame<'_>, area: Rect) {
         let Some(broker) = model.broker() else { return };
         let [first, second] = summary(broker, rates(model));
+        let room = usize::from(area.width).saturating_sub(first.chars().count() + 2);
         let text = Text::from(vec![Line::from(first), Line::from(second)]);
         frame.render_widget(text, area);
         let age = self.news.1.elapsed();
         let note = match is_still {
             true => "stands still".to_owned(),
             false if age > STALE => format!("no news for {}", span(age.as_secs_f64())),
+            false if self.address.chars().count() > room => return,
             false => self.address.clone(),
         };
         frame.render_widget(
@@ -177,16 +179,12 @@ impl Look {
         );
     }
 
-    fn draw_cycles(&self, model: &Model, frame: &mut Frame<'_>, area: Rect) {
-        let at = model.at();
-        let cycles = model.cycles();
-        let line = |cycle: &&_| {
-            let cycle: &staunch_protocols::schema::ledger::Cycle = cycle;
-            let text = format!("cycle, for {}: {}", span(at - cycle.since.0), chain(cycle));
-            Line::styled(text, self.colour(Color::Red).add_modifier(Modifier::BOLD))
-        };
-        let lines: Vec<Line<'_>> = cycles.iter().take(CYCLES_MAX).map(line).collect();
-        frame.render_widget(Text::from(lines), area);
+    /// Who waits for each other, as lines.
+    fn cycles(&self, model: &Model, width: u16) -> Vec<Line<'static>> {
+        let style = self.colour(Color::Red).add_modifier(Modifier::BOLD);
+        let told = model.cycles().into_iter().map(|cycle| told(cycle, model.at()));
+        let lines = told.flat_map(|text| wrapped(&text, usize::from(width)));
+        lines.take(CYCLE_LINES_MAX).map(|line| Line::styled(line, style)).collect()
     }
 
     fn draw_accounts(&mut self, model: &Model, frame: &mut Frame<'_>, area: Rect) {
@@ -210,7 +208,7 @@ impl Look {
         {
             rows.push(Row::new([Cell::from(rest)]));
         }
-        frame.render_widget(table(&ACCOUNT_COLUMNS, rows), area);
+        frame.render_widget(table(&ACCOUNT_COLUMNS, rows, Some(self.order.column())), area);
     }
 
     fn draw_holders(&self, model: &Model, frame: &mut Frame<'_>, area: Rect) {
@@ -218,26 +216,68 @@ impl Look {
         let holdings = model.holdings();
         let rows = holdings.iter().take(usize::from(area.height));
         let rows = rows.map(|holding| row(&HOLDING_COLUMNS, holding_cells(holding, at))).collect();
-        frame.render_widget(table(&HOLDING_COLUMNS, rows), area);
+        frame.render_widget(table(&HOLDING_COLUMNS, rows, None), area);
     }
 }
 
-/// A table with a line of titles; the first column, of names, takes what room there is.
-fn table<'a, const N: usize>(columns: &[(&'static str, u16); N], rows: Vec<Row<'a>>) -> Table<'a> {
+/// A table with a line of titles, of which that is marked by which it is sorted; names share what room there is.
+fn table<'a, const N: usize>(
+    columns: &[(&'static str, u16); N],
+    rows: Vec<Row<'a>>,
+    sorted: Option<&str>,
+) -> Table<'a> {
     let widths = columns.iter().map(|(title, width)| match is_number(title) {
         true => Constraint::Length(*width),
-        false => Constraint::Min(*width),
+        false => Constraint::Fill(*width),
     });
-    let titles = row(columns, columns.map(|(title, _)| title.to_owned()));
-    Table::new(rows, widths)
-        .header(titles.style(Style::new().add_modifier(Modifier::REVERSED)))
-        .column_spacing(1)
+    let marked = Style::new().add_modifier(Modifier::BOLD | Modifier::UNDERLINED);
+    let titles = columns.map(|(title, _)| {
+        let style = if Some(title) == sorted { marked } else { Style::new() };
+        Cell::from(Text::from(title).alignment(alignment(title))).style(style)
+    });
+    let titles = Row::new(titles).style(Style::new().add_modifier(Modifier::REVERSED));
+    Table::new(rows, widths).header(titles).column_spacing(1)
 }
 
 fn row<'a, const N: usize>(columns: &[(&str, u16); N], cells: [String; N]) -> Row<'a> {
-    let cells = columns.iter().zip(cells).map(|((title, _), text)| {
-        let alignment = if is_number(title) { Alignment::Right } else { Alignment::Left };
-        Cell::from(Text::from(text).alignment(alignment))
-    });
+    let cells = columns
+        .iter()
+        .zip(cells)
+        .map(|((title, _), text)| Cell::from(Text::from(text).alignment(alignment(title))));
     Row::new(cells)
+}
+
+fn alignment(title: &str) -> Alignment {
+    if is_number(title) { Alignment::Right } else { Alignment::Left }
+}
+
+/// Lines of so many characters at most, broken between words where that can be.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is one");
+        match line.is_empty() {
+            true => line.push_str(word),
+            false if line.chars().count() + 1 + word.chars().count() > width => {
+                lines.push(format!("  {word}"))
+            }
+            false => {
+                line.push(' ');
+                line.push_str(word);
+            }
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        assert_eq!(wrapped("one two three", 8), ["one two", "  three"]);
+        assert_eq!(wrapped("longer-than-that it", 5), ["longer-than-that", "  it"]);
+        assert_eq!(wrapped("", 5), [""]);
+    }
 }
