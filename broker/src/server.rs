@@ -23,12 +23,13 @@ use crate::accept::{self, Acceptor, Refusals, Shortages};
 use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
 use crate::gatekeeper::{Bindings, Gatekeeper};
-pub use crate::ledger::LedgerConfig;
 use crate::ledger::Reporter;
+pub use crate::ledger::{Audit, LedgerConfig};
 use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Listen};
 use crate::relay::Session;
 use crate::metrics::Exporter;
+pub use crate::schedule::NotPaused;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
 
@@ -400,7 +401,16 @@ impl Server {
     /// # Errors
     /// What does not add up. Each is a bug.
     pub fn audit(&self) -> Result<(), AuditError> {
-        self.broker.audit()
+        self.broker.compare().imbalance.map_or(Ok(()), Err)
+    }
+
+    /// The same, and more, at any time: has all workers stand still meanwhile. They do so between two pieces of work,
+    /// which takes as long as the longest that is under way, 100 ms at most.
+    ///
+    /// # Errors
+    /// If they do not come to rest.
+    pub fn pause_and_audit(&self) -> Result<Audit, NotPaused> {
+        self.broker.pause_and_audit()
     }
 
     /// How many observers, distinct assertions and skeletons there are in all dataspaces.

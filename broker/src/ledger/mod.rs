@@ -15,7 +15,9 @@
 //! - `requests`: audits that are asked for. `audit`: how they are made.
 //! - `stalls`: who is held back, and for how long. `waits`: who waits for whom for good.
 
+mod audit;
 mod gather;
+mod requests;
 mod rows;
 mod stalls;
 mod waits;
@@ -45,7 +47,9 @@ use crate::stage::Commit;
 use crate::{Broker, Local};
 
 use gather::{Gathering, Past};
+use requests::Requests;
 
+pub use audit::Audit;
 pub(crate) use rows::traffic;
 pub(crate) use stalls::{STALL_SECONDS, Stalls};
 
@@ -60,6 +64,8 @@ const CAVEATS: &str = "[<or [
 ]>]";
 /// Who observes, and what.
 const OBSERVATIONS: &str = "<group <rec Observe> {0: <bind <_>> 1: <bind <_>>}>";
+/// Who asks for an audit: the id of the request.
+const REQUESTS: &str = "<group <rec q> {0: <group <rec audit> {0: <bind <_>>}>}>";
 
 /// How the ledger is kept.
 #[derive(Debug, Clone)]
@@ -91,12 +97,17 @@ pub(crate) struct Reporter {
     config: LedgerConfig,
     broker: Weak<Broker>,
     dataspace: OnceLock<Weak<Dataspace>>,
+    /// Its observers' capability for requests: see [`REQUESTS`].
+    requests: OnceLock<u64>,
     /// What its own observations in the ledger have told it, and it has not looked at.
     heard: Mutex<Vec<Delivery>>,
     /// The one waker that its account knows it by.
     waker: OnceLock<Waker>,
     work: Mutex<Work>,
 }
+
+/// Values that the reporter has asserted.
+type Shown = HashMap<Vec<u8>, Stored<Router>>;
 
 /// What only the worker that runs the reporter touches.
 #[derive(Default)]
@@ -105,8 +116,10 @@ struct Work {
     observers: HashMap<u64, ()>,
     /// Who pays for what is told; none while nobody observes.
     account: Option<Arc<Account>>,
-    /// What is asserted.
-    shown: HashMap<Vec<u8>, Stored<Router>>,
+    /// What is asserted: of accounts and so on, and in answer to requests.
+    shown: Shown,
+    answers: Shown,
+    requests: Requests,
     gathering: Option<Gathering>,
     /// How things were at the last update, for rates.
     past: Past,
@@ -127,6 +140,7 @@ impl Reporter {
             config,
             broker: Arc::downgrade(broker),
             dataspace: OnceLock::new(),
+            requests: OnceLock::new(),
             heard: Mutex::default(),
             waker: OnceLock::new(),
             work: Mutex::default(),
@@ -135,15 +149,17 @@ impl Reporter {
         let dataspace = Dataspace::new(broker);
         let _ = reporter.dataspace.set(Arc::downgrade(&dataspace));
         reporter.observe(OBSERVATIONS, broker, &dataspace);
+        let _ = reporter.requests.set(reporter.observe(REQUESTS, broker, &dataspace));
         let caveats = value(CAVEATS, |list| Caveats::compile(list.children()));
         let restricted =
             Cap::new(Entity::Dataspace(dataspace)).attenuate(&caveats.expect("they are well-formed"));
         Ok((reporter, restricted.expect("they are short")))
     }
 
-    /// Has it told what matches a pattern in the ledger, by a capability of its own.
-    fn observe(self: &Arc<Self>, pattern: &str, broker: &Arc<Broker>, dataspace: &Arc<Dataspace>) {
+    /// Has it told what matches a pattern in the ledger, by a capability of its own, whose id is returned.
+    fn observe(self: &Arc<Self>, pattern: &str, broker: &Arc<Broker>, dataspace: &Arc<Dataspace>) -> u64 {
         let cap = Cap::new(Entity::Reporter(self.clone()));
+        let id = cap.id();
         let mut observe = Vec::new();
         encode::record(&mut observe, "Observe");
         value(pattern, |pattern| observe.extend_from_slice(pattern.span()));
@@ -157,7 +173,7 @@ impl Reporter {
         let domain = staunch_index::Endpoint::handle_domain(&target);
         let payer = CapturesPayer::new(&holdings, holder);
         let prepared = dataspace.index.prepare(&compiled, domain, payer, admit);
-        let Ok(prepared) = prepared else { return };
+        let Ok(prepared) = prepared else { return id };
         // Nothing is there yet, so there is nothing to build.
         let _ = dataspace.index.advance(&prepared, usize::MAX >> 1, &mut local.scratch);
         let mut scanner = stored_scanner();
@@ -169,12 +185,16 @@ impl Reporter {
         let mut sink = Commit { stage: &mut local.stage, broker, caps: &Caps::new() };
         let (mut placed, scratch) = (Vec::new(), &mut local.scratch);
         dataspace.index.write().commit(Some(holder), &mut actions, &mut placed, scratch, &mut sink);
+        id
     }
 
     /// Tells it that it has heard something.
     const HEARD: Ready = Ready::USER1;
     /// Something is to be told at once.
     pub(crate) const URGENT: Ready = Ready::USER2;
+    /// A connection has ended.
+    #[cfg(debug_assertions)]
+    pub(crate) const ENDED: Ready = Ready::USER3;
 
     /// Takes something that it observes. May be called under any lock.
     pub(crate) fn hear(self: &Arc<Self>, delivery: Delivery, broker: &Broker) {
@@ -196,7 +216,12 @@ impl Reporter {
     fn listen(&self, work: &mut Work) {
         let heard = std::mem::take(&mut *self.heard.lock());
         for delivery in heard {
+            let is_request = self.requests.get() == Some(&delivery.by.observer);
             match delivery.event {
+                LocalEvent::Assert(captures, caps, handle) if is_request => {
+                    work.requests.add(handle, &captures, &caps);
+                }
+                LocalEvent::Retract(handle) if is_request => work.requests.remove(handle),
                 LocalEvent::Assert(_, _, handle) => _ = work.observers.insert(handle, ()),
                 LocalEvent::Retract(handle) => _ = work.observers.remove(&handle),
                 LocalEvent::Message(..) | LocalEvent::Replay(_) => {}
@@ -209,7 +234,9 @@ impl Reporter {
         work.gathering = None;
         work.past = Past::default();
         if let Some(account) = work.account.take() {
-            self.publish(Vec::new(), &account, work, broker, local);
+            self.publish(Vec::new(), &account, &mut work.shown, broker, local);
+            self.publish(Vec::new(), &account, &mut work.answers, broker, local);
+            work.requests.forget_answers();
             account.retire();
         }
     }
@@ -229,6 +256,10 @@ impl Reporter {
         local: &mut Local,
     ) -> Option<Duration> {
         let account = work.account.get_or_insert_with(|| self.open_account(broker)).clone();
+        if account.is_clear() {
+            work.requests.answer(broker);
+            self.publish(work.requests.answers(), &account, &mut work.answers, broker, local);
+        }
         let Some(mut gathering) = work.gathering.take() else {
             let wait = work.begun.map_or(Duration::ZERO, |at| self.config.every.saturating_sub(at.elapsed()));
             if !wait.is_zero() && !work.is_urgent {
@@ -248,29 +279,35 @@ impl Reporter {
             return None;
         }
         let values = rows::values(gathering, &mut work.past, self.config.rows_max, broker);
-        self.publish(values, &account, work, broker, local);
+        self.publish(values, &account, &mut work.shown, broker, local);
         Some(self.config.every)
     }
 
-    /// Replaces what is told by this, in one turn.
+    /// Replaces what is shown by this, in one turn.
     fn publish(
         &self,
         values: Vec<Vec<u8>>,
         account: &Arc<Account>,
-        work: &mut Work,
+        shown: &mut Shown,
         broker: &Arc<Broker>,
         local: &mut Local,
     ) {
         let Some(dataspace) = self.dataspace.get().and_then(Weak::upgrade) else { return };
-        let mut shown = HashMap::with_capacity(values.len());
+        if values.is_empty() && shown.is_empty() {
+            return;
+        }
+        let mut now = HashMap::with_capacity(values.len());
         let mut new = Vec::new();
         for value in values {
-            match work.shown.remove(&value) {
-                Some(stored) => _ = shown.insert(value, stored),
+            match shown.remove(&value) {
+                Some(stored) => _ = now.insert(value, stored),
                 None => new.push(value),
             }
         }
-        let gone = std::mem::replace(&mut work.shown, shown);
+        let gone = std::mem::replace(shown, now);
+        if gone.is_empty() && new.is_empty() {
+            return;
+        }
         let scanners: Vec<Scanner> = new.iter().map(|value| scanned(value)).collect();
         let asserts = scanners.iter().zip(&new).map(|(scanner, value)| Action::Assert {
             value: scanner.view(value),
@@ -286,7 +323,7 @@ impl Reporter {
         let mut placed = Vec::new();
         dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
         drop(actions);
-        work.shown.extend(new.into_iter().zip(placed));
+        shown.extend(new.into_iter().zip(placed));
     }
 
     /// Ends those who have held what the reporter owes for too long.
@@ -327,6 +364,10 @@ impl Task<Local> for Reporter {
     fn run(self: Arc<Self>, ready: Ready, worker: &mut Worker<Local>) -> Outcome {
         let Some(broker) = self.broker.upgrade() else { return Outcome::Idle };
         let (mut work, local) = (self.work.lock(), &mut worker.local);
+        #[cfg(debug_assertions)]
+        if ready.contains(Reporter::ENDED) {
+            work.requests.audit_anyway(&broker);
+        }
         self.listen(&mut work);
         work.is_urgent |= ready.contains(Reporter::URGENT);
         let outcome = if work.observers.is_empty() {
@@ -335,7 +376,7 @@ impl Task<Local> for Reporter {
         } else {
             match self.report(&mut work, &broker, local) {
                 Some(wait) => {
-                    self.alarm.set(wait);
+                    self.alarm.set(work.requests.wait().map_or(wait, |request| request.min(wait)));
                     Outcome::Idle
                 }
                 None => Outcome::Again(Ready::NONE),

@@ -126,6 +126,8 @@ fn counters(broker: &Broker) -> Vec<(&'static str, &'static str, Option<Unit>, u
             None,
             broker.stalls.cycles_named(),
         ),
+        ("audits", "Audits made.", None, read(&c.audits)),
+        ("audits_failed", "Audits by which debts were not what waits: bugs.", None, read(&c.imbalances)),
         ("scheduler_tasks", "Runs of tasks.", None, tasks_run),
         ("scheduler_jobs", "Pieces of work run, of wide fan-outs mostly.", None, jobs_run),
         ("scheduler_steals", "Times that a worker took work from another.", None, steals),

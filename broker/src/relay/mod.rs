@@ -18,6 +18,7 @@ mod session;
 mod turn;
 mod weigh;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -157,9 +158,12 @@ pub(crate) struct SyncReply {
 }
 
 impl SyncReply {
-    /// What is owed until the answer comes.
-    fn owed(&self) -> Option<u64> {
-        self.pending.lock().as_ref().map(|(_, loan)| loan.cost())
+    /// It is answered, or will not be: repays what is owed for it. Returns what is held because of it, the first time.
+    fn settle(&self) -> Option<membrane::Refs> {
+        let (refs, loan) = self.pending.lock().take()?;
+        self.requester.broker().owed_for_syncs.fetch_sub(loan.cost(), Ordering::Relaxed);
+        drop(loan);
+        Some(refs)
     }
 
     /// It has been answered: takes back the reference that came with the Sync, whoever gave the answer. Those that
@@ -174,7 +178,7 @@ impl SyncReply {
 impl Drop for SyncReply {
     /// May happen under any lock, a membrane's for one.
     fn drop(&mut self) {
-        if let Some((refs, _loan)) = self.pending.get_mut().take() {
+        if let Some(refs) = self.settle() {
             self.requester.release_soon(refs);
         }
     }

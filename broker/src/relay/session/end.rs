@@ -188,6 +188,8 @@ impl Session {
         self.connection.lock().take();
         self.broker.numbers.give_back(self.number);
         self.broker.counters.ended.fetch_add(1, Ordering::Relaxed);
+        #[cfg(debug_assertions)]
+        self.broker.note_end();
         tracing::debug!(connection = self.account.name(), "ended");
         Outcome::Idle
     }
