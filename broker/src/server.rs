@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,8 +27,8 @@ use crate::ledger::Reporter;
 pub use crate::ledger::{Audit, LedgerConfig};
 use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Listen};
-use crate::relay::Session;
 use crate::metrics::Exporter;
+use crate::relay::Session;
 pub use crate::schedule::NotPaused;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;

@@ -116,7 +116,8 @@ pub(crate) struct Session {
     verdict: Mutex<Option<Box<Failure>>>,
     /// Set once, when the session has begun to end: nothing is delivered any more.
     is_closed: AtomicBool,
-    meter: Meter,
+    /// Boxed, for the sake of the size.
+    meter: Box<Meter>,
 }
 
 /// With the counts of its `Arc` it fills what the allocator sets aside for it: one byte more takes 256 for each connection.
@@ -179,7 +180,7 @@ impl Session {
             verdict: Mutex::default(),
             outbox: Outbox::new(config.outbox_max),
             is_closed: AtomicBool::new(false),
-            meter: Meter::default(),
+            meter: Box::default(),
         });
         broker.sessions.insert(session.id, session.clone());
         session
