@@ -134,7 +134,7 @@ struct State {
     debts: DebtRuns,
     /// Bytes of inline segments, those being written included.
     inline_bytes: usize,
-    /// All bytes ever appended (it wraps).
+    /// All bytes ever put here, but for those that were dropped (it wraps).
     appended: u64,
     /// Whoever appended when that was above the ceiling, by session: to be woken when there is room.
     waiters: HashMap<u64, Waker>,
@@ -147,8 +147,6 @@ struct State {
     /// It said so while somebody was writing.
     edge: bool,
     phase: Phase,
-    /// All bytes that the kernel has taken.
-    written: u64,
     /// Since when there has always been something that waits, as of when the kernel took no more.
     waits_since: Option<Instant>,
     /// What is written at present.
@@ -381,7 +379,6 @@ impl Outbox {
                 }
             };
             counts.bytes += written as u64;
-            state.written += written as u64;
             state.debts.settle_into(written as u64, repayments);
             put_back(&mut state, taken, head + written, pool, repayments);
             leftovers.add(&mut state, self.ceiling);
@@ -420,6 +417,7 @@ impl Outbox {
         }
         // Debts are a queue in the order of the bytes; these bytes come before all others.
         state.debts.push_front(&account, piece.len() as u64, cost);
+        state.appended = state.appended.wrapping_add(piece.len() as u64);
         state.inline_bytes += piece.len();
         if !piece.is_empty() {
             state.queue.push_front(Segment::Inline(piece));
@@ -497,6 +495,7 @@ impl State {
         self.is_within = false;
         self.inline_bytes = 0;
         self.waits_since = None;
+        self.appended = self.appended.wrapping_sub(self.debts.total_bytes());
         (std::mem::take(&mut self.queue), std::mem::take(&mut self.debts))
     }
 
@@ -510,6 +509,7 @@ impl State {
         let cost = bytes.len() as u64;
         account.charge(cost);
         self.debts.push(&account, cost, cost);
+        self.appended = self.appended.wrapping_add(cost);
         self.inline_bytes = bytes.len();
         self.queue.push_back(Segment::Inline(bytes));
         Some(dropped)

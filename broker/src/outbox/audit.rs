@@ -14,7 +14,7 @@ use crate::stage::EVENT_COST;
 pub(crate) struct Load {
     /// What is owed for it, shared bodies not counted.
     pub(crate) units: u64,
-    /// All bytes that the kernel has taken so far.
+    /// All bytes that the kernel has taken so far; of text, those that it was made of.
     pub(crate) written: u64,
     /// Since when something waits, and the kernel takes no more; with pauses in which it took some, but never all.
     pub(crate) waits_since: Option<Instant>,
@@ -58,7 +58,8 @@ impl Outbox {
     /// How much waits. *Cost*: a lock.
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
-        Load { units: state.debts.total_cost(), written: state.written, waits_since: state.waits_since }
+        let written = state.appended.wrapping_sub(state.debts.total_bytes());
+        Load { units: state.debts.total_cost(), written, waits_since: state.waits_since }
     }
 
     /// Who owes for what waits here, shared bodies included: of the first `pieces_max` runs and pieces, so that nobody

@@ -291,7 +291,6 @@ impl Outbox {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return Some(Flushed::Failed),
         };
-        state.written += written as u64;
         let done = out.wrote(written);
         state.syntax = Syntax::Text(out);
         state.debts.settle_into(done as u64, repayments);

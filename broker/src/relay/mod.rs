@@ -3,7 +3,7 @@
 //! # Layout
 //! - `session`: reading and flow control; `session::packets`: what was read, with the fast way of message turns;
 //!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends;
-//!   `session::meter`: what it has done so far.
+//!   `session::throttle`: whether it is read; `session::meter`: what it has done so far.
 //! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before; `turn::others`: what goes
 //!   elsewhere than to dataspaces.
 //! - `weigh`: whether a turn may come to what it would.
