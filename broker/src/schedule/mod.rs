@@ -33,8 +33,8 @@ mod idle;
 mod metrics;
 #[cfg(all(test, broker_loom))]
 mod model;
-mod queues;
 mod pause;
+mod queues;
 mod registry;
 mod state;
 mod sync;
@@ -65,8 +65,8 @@ use staunch_system::poll::{Poller, Waker as EventWaker};
 
 use idle::Idle;
 use metrics::Counters;
-use queues::{Queues, Stealers};
 use pause::{Next, Pause};
+use queues::{Queues, Stealers};
 use registry::Registry;
 use task::{TaskWaker, Unit};
 

@@ -14,8 +14,8 @@ use staunch_system::poll::Events;
 
 use super::busy_poll::BusyPoll;
 use super::metrics::Counters;
-use super::queues::Queues;
 use super::pause::Next;
+use super::queues::Queues;
 use super::task::{Job, Unit};
 use super::{Outcome, Ready, Scheduler, Task};
 
