@@ -17,7 +17,7 @@ pub(super) fn rate(n: f64, base: f64) -> String {
 
 fn short(n: f64, base: f64) -> String {
     let (mut n, mut unit) = (n, "");
-    for next in ["K", "M", "G", "T", "P"] {
+    for next in ["K", "M", "G", "T", "P", "E"] {
         // What would be shown with more than three digits.
         if n < 999.5 {
             break;
@@ -55,10 +55,10 @@ mod tests {
             (999, "999"),
             (1000, "1.0K"),
             (1024, "1.0K"),
-            (102_350, "99.9K"),
+            (102_300, "99.9K"),
             (102_400, "100K"),
             (2 << 20, "2.0M"),
-            (u64::MAX, "16384P"),
+            (u64::MAX, "16.0E"),
         ] {
             assert_eq!(size(n), expected, "{n}");
         }
