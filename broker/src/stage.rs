@@ -159,7 +159,7 @@ impl Stage {
         self.turn += 1;
     }
 
-    /// The number of the turn being staged. Each has the next.
+    /// The number of the turn being staged.
     #[inline]
     pub(crate) fn turn(&self) -> u64 {
         self.turn
@@ -465,14 +465,12 @@ impl Stage {
             self.publish_slots();
         }
         for (cap, delivery) in self.local.drain(..) {
-            match cap.entity() {
-                Entity::Dataspace(dataspace) => {
-                    if dataspace.inbox.push(delivery) {
-                        broker.scheduler().notify(&dataspace.inbox, Inbox::PUSHED);
-                    }
-                }
-                Entity::Reporter(reporter) => reporter.hear(delivery, broker),
-                _ => {}
+            if let Entity::Reporter(reporter) = cap.entity() {
+                reporter.hear(delivery, broker);
+            } else if let Entity::Dataspace(dataspace) = cap.entity()
+                && dataspace.inbox.push(delivery)
+            {
+                broker.scheduler().notify(&dataspace.inbox, Inbox::PUSHED);
             }
         }
         self.local_cost = 0;

@@ -128,9 +128,7 @@ fn what_happens_is_counted() {
 #[test]
 fn refusals_are_counted_by_reason() {
     let (server, address, _) = start_with_metrics();
-    let mut limits = staunch::limits::Limits::default();
-    limits.principal_connections = 1;
-    server.set_limits(limits);
+    server.set_limits(staunch::limits::Limits { principal_connections: 1, ..Default::default() });
     let _first = Client::tcp(address).resolved();
     let error = Client::tcp(address).ends_with_error();
     assert!(error.contains("one principal"), "{error}");

@@ -62,7 +62,8 @@ impl Audit {
                 return Err(Fault::Failed(format!("{}: {why}", reached.address)));
             }
         };
-        print(self.json.then(|| as_json(&audited)).unwrap_or_else(|| in_words(&audited)).as_bytes())
+        let told = if self.json { as_json(&audited) } else { in_words(&audited) };
+        print(told.as_bytes())
     }
 }
 
