@@ -47,7 +47,7 @@ fn fill(client: &mut Client, label: &str, server: &Server, count: usize) {
     });
 }
 
-fn account<'a>(accounts: &'a [Account], id: i64) -> &'a Account {
+fn account(accounts: &[Account], id: i64) -> &Account {
     accounts.iter().find(|account| int(&account.party.id) == id).expect("it is told")
 }
 
