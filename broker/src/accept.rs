@@ -114,6 +114,22 @@ impl Shortages {
     }
 }
 
+/// The reasons, for metrics, in the order of [`Refusal::number`].
+pub(crate) const REFUSALS: [&str; 5] =
+    ["connections", "principal-connections", "rate", "denied", "reference"];
+
+impl Refusal {
+    fn number(&self) -> usize {
+        match self {
+            Refusal::Connections(_) => 0,
+            Refusal::OfPrincipal(_) => 1,
+            Refusal::Rate(_) => 2,
+            Refusal::Denied => 3,
+            Refusal::Reference => 4,
+        }
+    }
+}
+
 impl Acceptor {
     fn open(&self, broker: &Arc<Broker>, stream: Stream, peer: Peer) {
         let (principal, name) = names(peer);
@@ -154,7 +170,7 @@ impl Acceptor {
     }
 
     fn refuse(&self, broker: &Broker, stream: &Stream, principal: &str, why: &Refusal) {
-        broker.counters.refused.fetch_add(1, Ordering::Relaxed);
+        broker.counters.refused[why.number()].fetch_add(1, Ordering::Relaxed);
         self.refusals.note(principal, why);
         // A new socket has room for it; if not, the peer sees the end alone.
         let mut words = Vec::new();
@@ -212,6 +228,8 @@ impl Opening<'_> {
                 }
             }
         }
+        // Relaxed: counter only.
+        broker.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
         session.start().inspect_err(|_| session.break_off())?;
         Ok(session)

@@ -14,6 +14,7 @@ use staunch_protocols::wire::tag;
 
 use crate::dataspace::Dataspace;
 use crate::gatekeeper::Gatekeeper;
+use crate::ledger::Reporter;
 use crate::relay::{Remote, SyncReply};
 
 /// How a capability starts in a stored value; its id, big-endian, follows.
@@ -26,6 +27,8 @@ pub(crate) enum Entity {
     Gatekeeper(Arc<Gatekeeper>),
     Remote(Arc<Remote>),
     SyncReply(Arc<SyncReply>),
+    /// Observes the ledger, to know who else does. Nobody but itself has this.
+    Reporter(Arc<Reporter>),
     /// Takes everything and does nothing.
     Inert,
 }

@@ -64,13 +64,6 @@ struct Given {
 #[derive(Default)]
 pub(crate) struct Bindings(Mutex<HashMap<Vec<u8>, Binding>>);
 
-impl Bindings {
-    /// Lets whoever shows a sturdyref that the binding is for have `target`.
-    pub(crate) fn bind(&self, binding: &server::Binding, target: Cap) {
-        self.0.lock().insert(binding.oid.clone(), Binding::new(binding, target));
-    }
-}
-
 /// See the module's head.
 pub(crate) struct Gatekeeper {
     bindings: Arc<Bindings>,

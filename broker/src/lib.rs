@@ -64,6 +64,8 @@
 //! - `slow`: what may be done about slow consumers. `backlog`: who is one, and that it is done. `decisions`: what was
 //!   decided.
 //! - [`amount`]: numbers and sizes as people write them.
+//! - `ledger`: who owes what and who holds it, told to whoever may know. `clock`: times as others know them.
+//! - `metrics`: counters and gauges for monitoring.
 //! - [`client`]: a small client, for the command.
 #![forbid(unsafe_code)]
 
@@ -75,12 +77,15 @@ mod attenuate;
 mod backlog;
 mod cap;
 pub mod client;
+mod clock;
 mod dataspace;
 mod decisions;
 mod gatekeeper;
 mod later;
+mod ledger;
 pub mod limits;
 mod listen;
+mod metrics;
 mod outbox;
 mod principals;
 mod relay;
@@ -91,7 +96,6 @@ mod silence;
 mod slow;
 mod stage;
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -104,9 +108,11 @@ use staunch_protocols::caveat;
 use staunch_protocols::wire::{self, Scanner};
 
 use backlog::Backlogs;
+use clock::Clock;
 use dataspace::{Dataspace, Router};
 use decisions::Decisions;
 use later::Later;
+use ledger::{Reporter, Stalls};
 use limits::{Limits, Places};
 use principals::Principals;
 use relay::{Failure, Session, Slice};
@@ -180,6 +186,8 @@ impl Local {
         // Relaxed: counters only.
         for (counter, count) in [
             (&counters.reads, std::mem::take(&mut stage.counts.reads)),
+            (&counters.read_bytes, std::mem::take(&mut stage.counts.read_bytes)),
+            (&counters.turns, std::mem::take(&mut stage.counts.turns)),
             (&counters.writes, std::mem::take(&mut stage.counts.writes)),
             (&counters.written_bytes, std::mem::take(&mut stage.counts.bytes)),
             (&counters.deliveries, std::mem::take(&mut stage.deliveries)),
@@ -214,14 +222,20 @@ impl Numbers {
 #[derive(Default)]
 struct Counters {
     reads: AtomicU64,
+    read_bytes: AtomicU64,
+    turns: AtomicU64,
+    accepted: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
     deliveries: AtomicU64,
     transient_drops: AtomicU64,
     throttled: AtomicU64,
     ended: AtomicU64,
-    refused: AtomicU64,
+    /// By why: see [`accept::REFUSALS`].
+    refused: [AtomicU64; accept::REFUSALS.len()],
     vanished: AtomicU64,
+    audits: AtomicU64,
+    imbalances: AtomicU64,
 }
 
 /// What all parts of one broker share.
@@ -238,7 +252,15 @@ pub(crate) struct Broker {
     silences: Arc<Silences>,
     backlogs: Arc<Backlogs>,
     pub(crate) decisions: Decisions,
+    stalls: Arc<Stalls>,
+    reporter: OnceLock<Weak<Reporter>>,
+    clock: OnceLock<Clock>,
     dataspaces: Mutex<Vec<Weak<Dataspace>>>,
+    /// What is owed for Syncs that were forwarded and not answered. Relaxed throughout: only read while nothing moves.
+    owed_for_syncs: AtomicU64,
+    /// What an audit has found that this broker made itself, as it does in debug builds.
+    #[cfg(debug_assertions)]
+    imbalance: Mutex<Option<AuditError>>,
     /// How much one turn may come to for all who observe it, in cost units.
     fan_out_max: u64,
     limits: RwLock<Arc<Limits>>,
@@ -273,7 +295,13 @@ impl Broker {
             silences: Silences::new()?,
             backlogs: Backlogs::new()?,
             decisions: Decisions::default(),
+            stalls: Stalls::new()?,
+            reporter: OnceLock::new(),
+            clock: OnceLock::new(),
             dataspaces: Mutex::default(),
+            owed_for_syncs: AtomicU64::new(0),
+            #[cfg(debug_assertions)]
+            imbalance: Mutex::default(),
             fan_out_max,
             limits: RwLock::new(Arc::new(limits)),
             places,
@@ -293,6 +321,25 @@ impl Broker {
 
     pub(crate) fn scheduler(&self) -> &Scheduler<Local> {
         self.scheduler.get().expect("set before the first connection is accepted")
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        self.clock.get_or_init(|| Clock::from(self.scheduler().started()))
+    }
+
+    /// Something is to be told in the ledger at once.
+    pub(crate) fn tell_reporter(&self) {
+        if let Some(reporter) = self.reporter.get().and_then(Weak::upgrade) {
+            self.scheduler().notify(&reporter, Reporter::URGENT);
+        }
+    }
+
+    /// Has the books looked at when a connection has ended, in debug builds.
+    #[cfg(debug_assertions)]
+    pub(crate) fn note_end(&self) {
+        if let Some(reporter) = self.reporter.get().and_then(Weak::upgrade) {
+            self.scheduler().notify(&reporter, Reporter::ENDED);
+        }
     }
 
     /// What peers may have, as of now.
@@ -331,25 +378,25 @@ impl Broker {
         }
     }
 
-    /// Compares what is owed with what waits. Meaningful only while nothing moves.
-    fn audit(&self) -> Result<(), AuditError> {
-        let mut outstanding = 0;
-        let mut seen = HashSet::new();
-        for session in &self.sessions {
-            let owed = session.outbox().owed();
-            outstanding += owed.iter().map(|(.., cost)| cost).sum::<u64>();
-            for body in session.outbox().shared_bodies() {
-                if seen.insert(Arc::as_ptr(&body).addr()) {
-                    outstanding += body.loan().cost();
-                }
-            }
-            let syncs = session.membrane().owed_for_syncs();
-            outstanding +=
-                syncs.iter().filter(|(sync, _)| seen.insert(*sync)).map(|(_, cost)| cost).sum::<u64>();
-        }
-        for dataspace in self.dataspaces.lock().iter().filter_map(Weak::upgrade) {
-            outstanding += dataspace.inbox.owed().iter().map(|(_, cost)| cost).sum::<u64>();
-        }
-        self.ledger.audit(outstanding)
+    /// How many observers, distinct assertions and skeletons there are in all dataspaces.
+    fn index_counts(&self) -> (usize, usize, usize) {
+        let dataspaces: Vec<_> = self.dataspaces.lock().iter().filter_map(Weak::upgrade).collect();
+        dataspaces.iter().fold((0, 0, 0), |(observers, assertions, skeletons), dataspace| {
+            let index = &dataspace.index;
+            (observers + index.observers(), assertions + index.assertions(), skeletons + index.skeletons())
+        })
+    }
+
+    /// What all connections have done so far.
+    fn traffic(&self) -> staunch_protocols::schema::ledger::Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let done = relay::Done {
+            read_bytes: read(&counters.read_bytes),
+            turns: read(&counters.turns),
+            deliveries: read(&counters.deliveries),
+            throttled_ns: self.stalls.times.sum_ns(),
+        };
+        ledger::traffic(&done, read(&counters.written_bytes))
     }
 }

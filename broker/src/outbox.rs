@@ -32,6 +32,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use staunch_flowctl::{Account, DebtRuns, Loan, Repayments};
@@ -45,6 +46,7 @@ use credit::Window;
 use text::Syntax;
 use write::{put_back, take, write};
 
+pub(crate) use audit::Debtors;
 pub(crate) use latest::Cut;
 pub(crate) use pool::{CallCounts, Pool};
 use standing::Plan;
@@ -149,7 +151,7 @@ struct State {
     debts: DebtRuns,
     /// Bytes of inline segments, those being written included.
     inline_bytes: usize,
-    /// All bytes ever appended (it wraps).
+    /// All bytes ever put here, but for those that were dropped (it wraps).
     appended: u64,
     /// Whoever appended when that was above the ceiling, by session: to be woken when there is room.
     waiters: HashMap<u64, Waker>,
@@ -168,6 +170,8 @@ struct State {
     /// It said so while somebody was writing.
     edge: bool,
     phase: Phase,
+    /// Since when there has always been something that waits, as of when the kernel took no more.
+    waits_since: Option<Instant>,
     /// What is written at present.
     syntax: Syntax,
     /// Whether that is to be text from the next packet on.
@@ -175,7 +179,7 @@ struct State {
     /// Went beyond a bound: takes nothing more, until its session has ended.
     is_burst: bool,
     /// What to say in the end, at whose cost, once whoever is writing has come back.
-    last_words: Option<(Vec<u8>, Arc<Account>)>,
+    last_words: Option<Box<(Vec<u8>, Arc<Account>)>>,
 }
 
 /// See the module's head.
@@ -416,7 +420,7 @@ impl Outbox {
                 break;
             }
             if written < wanted && !std::mem::take(&mut state.edge) {
-                state.is_blocked = true;
+                state.block();
                 flushed = Flushed::Blocked { is_news: state.begin_watch() };
                 break;
             }
@@ -445,6 +449,7 @@ impl Outbox {
         }
         // Debts are a queue in the order of the bytes; these bytes come before all others.
         state.debts.push_front(&account, piece.len() as u64, cost);
+        state.appended = state.appended.wrapping_add(piece.len() as u64);
         state.inline_bytes += piece.len();
         if !piece.is_empty() {
             state.queue.push_front(Segment::Inline(piece));
@@ -461,7 +466,7 @@ impl Outbox {
             return;
         }
         state.phase = Phase::Ending;
-        state.last_words = Some((words, account.clone()));
+        state.last_words = Some(Box::new((words, account.clone())));
         // Who is writing does it on coming back.
         let dropped = if state.is_writing { None } else { state.say_last_words() };
         let woken = std::mem::take(&mut state.waiters);
@@ -521,12 +526,14 @@ impl State {
         self.head = 0;
         self.is_within = false;
         self.inline_bytes = 0;
+        self.waits_since = None;
+        self.appended = self.appended.wrapping_sub(self.debts.total_bytes());
         (std::mem::take(&mut self.queue), std::mem::take(&mut self.debts), self.window.take())
     }
 
     /// See [`Outbox::wind_up`]. Nobody may be writing.
     fn say_last_words(&mut self) -> Option<Dropped> {
-        let (words, account) = self.last_words.take()?;
+        let (words, account) = *self.last_words.take()?;
         let rest = remains::of_begun_packet(&self.queue, self.head, self.is_within);
         let mut bytes = self.syntax.wind_up(rest);
         bytes.extend_from_slice(&words);
@@ -534,6 +541,7 @@ impl State {
         let cost = bytes.len() as u64;
         account.charge(cost);
         self.debts.push(&account, cost, cost);
+        self.appended = self.appended.wrapping_add(cost);
         self.inline_bytes = bytes.len();
         self.queue.push_back(Segment::Inline(bytes));
         Some(dropped)
@@ -573,11 +581,18 @@ impl State {
         })
     }
 
+    /// The kernel takes no more.
+    fn block(&mut self) {
+        self.is_blocked = true;
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
     /// Gives memory back once nothing waits.
     fn rest(&mut self) {
         if self.plan.is_some() {
             self.plan_cut(0);
         }
+        self.waits_since = None;
         if self.queue.capacity() > 8 {
             self.queue = VecDeque::new();
             self.debts.shrink();

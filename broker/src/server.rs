@@ -25,14 +25,19 @@ use crate::admission::Rule;
 use crate::cap::{Cap, Entity};
 pub use crate::decisions::{Decision, DecisionCounts, DecisionKind};
 use crate::gatekeeper::{Bindings, Gatekeeper};
+use crate::ledger::Reporter;
+pub use crate::ledger::{Audit, LedgerConfig};
 use crate::limits::{Limits as PeerLimits, Places};
 pub use crate::listen::{Address, Answers, Credit, Listen};
+use crate::metrics::Exporter;
 use crate::relay::Session;
+pub use crate::schedule::NotPaused;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
 pub use crate::slow::Slow;
 
-/// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace.
+/// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace, or its
+/// ledger.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Binding {
     /// A canonical value without capabilities.
@@ -49,6 +54,13 @@ impl Binding {
         let mut oid = Vec::new();
         encode::string(&mut oid, "syndicate");
         Binding { oid, key: Vec::new(), slow: None }
+    }
+
+    /// What lets in to the ledger: `"ledger"` under this key.
+    pub fn of_ledger(key: Vec<u8>) -> Binding {
+        let mut oid = Vec::new();
+        encode::string(&mut oid, "ledger");
+        Binding { oid, key, slow: None }
     }
 }
 
@@ -73,6 +85,12 @@ pub struct Config {
     pub socket_mode: Option<u32>,
     /// What lets clients in; of two with the same oid the later counts.
     pub bindings: Vec<Binding>,
+    /// What lets in to the ledger, a dataspace in which the broker tells who owes what to whom.
+    pub ledger_bindings: Vec<Binding>,
+    /// How the ledger is kept.
+    pub ledger: LedgerConfig,
+    /// Where to tell metrics, over HTTP, to whoever can connect. (`GET /metrics`, as OpenMetrics text.)
+    pub metrics: Option<SocketAddr>,
     /// Worker threads.
     pub workers: usize,
     /// For how long a worker that has run out of work polls for more before it sleeps, where answers come fast; zero
@@ -111,6 +129,9 @@ impl Default for Config {
             rules: Vec::new(),
             socket_mode: None,
             bindings: Vec::new(),
+            ledger_bindings: Vec::new(),
+            ledger: LedgerConfig::default(),
+            metrics: None,
             workers: SchedulerConfig::default().workers,
             busy_poll: SchedulerConfig::default().busy_poll,
             debt_max: 2 << 20,
@@ -132,6 +153,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(Address, io::Error),
+    /// Metrics cannot be told there.
+    #[error("cannot tell metrics on tcp:{0}: {1}")]
+    Metrics(SocketAddr, io::Error),
     /// A socket that was handed over is of no use.
     #[error("socket {0} of those that were handed over cannot be listened on: {1}")]
     Socket(usize, io::Error),
@@ -179,14 +203,18 @@ pub struct Holding {
 pub struct Server {
     broker: Arc<Broker>,
     dataspace: Cap,
+    ledger: Cap,
+    /// Kept alive with the broker.
+    _reporter: Arc<Reporter>,
     bindings: Arc<Bindings>,
     gatekeepers: [(Answers, Arc<Gatekeeper>); 2],
     acceptors: Mutex<Vec<(Arc<Acceptor>, Registration<Local>)>>,
+    metrics: Option<Exporter>,
 }
 
 impl Server {
     /// Starts a broker whose gatekeeper binds the well-known reference, `"syndicate"` signed with the empty key,
-    /// to the dataspace, too.
+    /// to the dataspace, too; and `"ledger"`, signed with the same, to the ledger.
     ///
     /// # Errors
     /// [`StartError`]: among others, an address that is not this machine's alone.
@@ -201,6 +229,7 @@ impl Server {
         }
         let mut config = config.clone();
         config.bindings.push(Binding::well_known());
+        config.ledger_bindings.push(Binding::of_ledger(Vec::new()));
         Server::start(&config)
     }
 
@@ -226,14 +255,30 @@ impl Server {
         broker.reports.start(&broker).map_err(StartError::Scheduler)?;
         broker.silences.start(&broker).map_err(StartError::Scheduler)?;
         broker.backlogs.start(&broker).map_err(StartError::Scheduler)?;
+        broker.stalls.start(&broker).map_err(StartError::Scheduler)?;
+        let (reporter, ledger) =
+            Reporter::new(&broker, config.ledger.clone()).map_err(StartError::Scheduler)?;
+        let _ = broker.reporter.set(Arc::downgrade(&reporter));
         let dataspace = Cap::new(Entity::Dataspace(broker.new_dataspace()));
         let bindings = Arc::new(Bindings::default());
-        for binding in &config.bindings {
-            bindings.bind(binding, dataspace.clone());
-        }
+        bindings.rebind(bound(config, &dataspace, &ledger));
         let gatekeepers = [Answers::Ok, Answers::Accepted]
             .map(|form| (form, Arc::new(Gatekeeper::new(bindings.clone(), form))));
-        let server = Server { broker, dataspace, bindings, gatekeepers, acceptors: Mutex::default() };
+        let acceptors = Mutex::default();
+        let metrics = config.metrics.map(|address| {
+            Exporter::start(address, &broker).map_err(|error| StartError::Metrics(address, error))
+        });
+        let metrics = metrics.transpose()?;
+        let server = Server {
+            broker,
+            dataspace,
+            ledger,
+            _reporter: reporter,
+            bindings,
+            gatekeepers,
+            acceptors,
+            metrics,
+        };
         for (at, socket) in config.sockets.iter().enumerate() {
             server.take_over(socket, config).map_err(|error| StartError::Socket(at, error))?;
         }
@@ -308,6 +353,16 @@ impl Server {
         self.addresses().into_iter().filter_map(tcp).collect()
     }
 
+    /// Where metrics are told, with the port that the system chose.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(Exporter::address)
+    }
+
+    /// All metrics, as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        crate::metrics::text(&self.broker)
+    }
+
     /// Looks again for connections on listeners that ran out of descriptors. To be called now and then.
     pub fn tick(&self) {
         for (acceptor, _) in self.acceptors.lock().iter() {
@@ -358,16 +413,21 @@ impl Server {
     /// # Errors
     /// What does not add up. Each is a bug.
     pub fn audit(&self) -> Result<(), AuditError> {
-        self.broker.audit()
+        self.broker.compare().imbalance.map_or(Ok(()), Err)
+    }
+
+    /// The same, and more, at any time: has all workers stand still meanwhile. They do so between two pieces of work,
+    /// which takes as long as the longest that is under way, 100 ms at most.
+    ///
+    /// # Errors
+    /// If they do not come to rest.
+    pub fn pause_and_audit(&self) -> Result<Audit, NotPaused> {
+        self.broker.pause_and_audit()
     }
 
     /// How many observers, distinct assertions and skeletons there are in all dataspaces.
     pub fn index_counts(&self) -> (usize, usize, usize) {
-        let dataspaces: Vec<_> = self.broker.dataspaces.lock().iter().filter_map(Weak::upgrade).collect();
-        dataspaces.iter().fold((0, 0, 0), |(observers, assertions, skeletons), dataspace| {
-            let index = &dataspace.index;
-            (observers + index.observers(), assertions + index.assertions(), skeletons + index.skeletons())
-        })
+        self.broker.index_counts()
     }
 
     /// What the workers have done.
@@ -401,7 +461,7 @@ impl Server {
             ("transient drops", read(&c.transient_drops)),
             ("throttled", read(&c.throttled)),
             ("ended", read(&c.ended)),
-            ("refused", read(&c.refused)),
+            ("refused", c.refused.iter().map(read).sum()),
             ("vanished", read(&c.vanished)),
         ]
     }
@@ -411,6 +471,16 @@ impl Server {
         // Relaxed: a sign of life, nothing is published by it.
         self.broker.scheduler().spawn(move |_| answered.store(true, std::sync::atomic::Ordering::Relaxed));
     }
+}
+
+/// What each binding lets in to: oid, key, target.
+fn bound<'c>(config: &'c Config, dataspace: &Cap, ledger: &Cap) -> impl Iterator<Item = (&'c Binding, Cap)> {
+    let to = |target: &Cap| {
+        let target = target.clone();
+        move |binding: &'c Binding| (binding, target.clone())
+    };
+    let ledgers = config.ledger_bindings.iter().map(to(ledger));
+    ledgers.chain(config.bindings.iter().map(to(dataspace)))
 }
 
 /// Raises the limit of descriptors as far as it goes, and says so if it bounds connections.

@@ -164,6 +164,12 @@ impl Stage {
         self.turn += 1;
     }
 
+    /// The number of the turn being staged.
+    #[inline]
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
+    }
+
     /// What is staged and has not been charged.
     #[inline]
     pub(crate) fn cost(&self) -> u64 {
@@ -422,7 +428,7 @@ impl Stage {
             (Entity::Remote(remote), LocalEvent::Retract(handle)) => {
                 self.direct_retract(remote, handle, true)
             }
-            (Entity::Dataspace(_), event) => self.local_event(to, by, event),
+            (Entity::Dataspace(_) | Entity::Reporter(_), event) => self.local_event(to, by, event),
             _ => {}
         }
     }
@@ -464,7 +470,9 @@ impl Stage {
             self.publish_slots();
         }
         for (cap, delivery) in self.local.drain(..) {
-            if let Entity::Dataspace(dataspace) = cap.entity()
+            if let Entity::Reporter(reporter) = cap.entity() {
+                reporter.hear(delivery, broker);
+            } else if let Entity::Dataspace(dataspace) = cap.entity()
                 && dataspace.inbox.push(delivery)
             {
                 broker.scheduler().notify(&dataspace.inbox, Inbox::PUSHED);

@@ -206,6 +206,12 @@ impl Waker {
         // The one way to fail would be a full counter, and a full counter is readable.
         let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes()));
     }
+
+    /// Makes it unreadable, if it was readable: who waits by level is not woken any more.
+    pub fn clear(&self) {
+        // The one way to fail is that there is nothing to read.
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&self.eventfd, &mut [0_u8; 8]));
+    }
 }
 
 impl AsFd for Waker {
@@ -307,6 +313,9 @@ mod tests {
         level.wake();
         assert_eq!(now(&poller).len(), 1);
         assert_eq!(now(&poller).len(), 1);
+        level.clear();
+        level.clear();
+        assert!(now(&poller).is_empty());
     }
 
     #[test]

@@ -37,7 +37,14 @@ fn explain(error: &StartError, all: &[Listen]) -> String {
     let (address, cause) = match error {
         StartError::Listen(address, cause) => (address, cause),
         StartError::NotLocal(_) => return format!("{error}. Choose an address such as 127.0.0.1"),
-        StartError::Scheduler(_) | StartError::Socket(..) => return error.to_string(),
+        StartError::Metrics(address, cause) if cause.kind() == ErrorKind::AddrInUse => {
+            return format!(
+                "cannot tell metrics on tcp:{address}: another program listens there already. Choose another port"
+            );
+        }
+        StartError::Scheduler(_) | StartError::Socket(..) | StartError::Metrics(..) => {
+            return error.to_string();
+        }
     };
     let why = match (address, cause.kind()) {
         (Address::Tcp(address), ErrorKind::AddrInUse) if overlapping(*address, all).is_some() => {

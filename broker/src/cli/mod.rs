@@ -6,6 +6,7 @@
 //! - `config`: its configuration file. `life`: its signals and its service manager. `inherit`: sockets from there.
 //! - `advice`: what to do when it cannot listen.
 //! - `reference`: `staunch ref`.
+//! - `top`, `audit`: who owes what, on a terminal; and whether it adds up.
 //! - `observe`, `hold`, `send`, `sync`: clients for people and scripts.
 //! - `reach`: which broker these speak to, by which reference, and what to do if that fails.
 //! - `pattern`, `value`, `json`, `lines`: what people write, and what they are shown.
@@ -13,6 +14,7 @@
 //! - `manual`: completions and manual pages, made from the definitions of the flags.
 
 mod advice;
+mod audit;
 mod config;
 mod hold;
 mod inherit;
@@ -31,6 +33,8 @@ mod send;
 mod serve;
 mod stdio;
 mod sync;
+#[cfg(feature = "top")]
+mod top;
 mod value;
 
 use std::process::ExitCode;
@@ -67,6 +71,9 @@ enum Command {
     Assert(hold::Assert),
     Send(send::Send),
     Sync(sync::Sync),
+    #[cfg(feature = "top")]
+    Top(top::Top),
+    Audit(audit::Audit),
     #[command(subcommand)]
     Ref(reference::Reference),
     Completions(manual::Completions),
@@ -100,6 +107,9 @@ impl Cli {
             Command::Assert(assert) => assert.run(),
             Command::Send(send) => send.run(),
             Command::Sync(sync) => sync.run(),
+            #[cfg(feature = "top")]
+            Command::Top(top) => top.run(),
+            Command::Audit(audit) => audit.run(),
             Command::Ref(reference) => reference.run(),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(),

@@ -14,6 +14,8 @@ use super::value::{parse, scan, show};
 pub(super) const DEFAULT_ADDRESS: &str = "tcp:127.0.0.1:9001";
 /// What lets everybody into a broker for development.
 pub(super) const WELL_KNOWN: &str = r#"<ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>"#;
+/// What lets everybody in to the ledger of a broker for development.
+const LEDGER_WELL_KNOWN: &str = r#"<ref {oid: "ledger" sig: #[Iq1qeOH1ioG4nnps2aRo6w==]}>"#;
 /// How large a file with a reference may be.
 const REF_BYTES_MAX: u64 = 1 << 20;
 
@@ -37,6 +39,52 @@ pub(super) struct Reach {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     timeout: Duration,
 }
+
+/// The flags of clients of the ledger.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct LedgerReach {
+    /// Where the broker is: tcp:HOST:PORT or unix:PATH [default: $STAUNCH_CONNECT, or tcp:127.0.0.1:9001]
+    #[arg(long, value_name = "ADDRESS")]
+    connect: Option<BrokerAddress>,
+    /// The reference (sturdyref) to its ledger [default: $STAUNCH_LEDGER_REF, or the one of `staunch serve --dev`]
+    ///
+    /// It is a secret, and others on this machine can see the arguments of your programs. Where they should not, use
+    /// --ref-file or $STAUNCH_LEDGER_REF.
+    #[arg(long = "ref", value_name = "STURDYREF", conflicts_with = "ref_file")]
+    reference: Option<String>,
+    /// A file that holds the reference
+    #[arg(long, value_name = "PATH")]
+    ref_file: Option<PathBuf>,
+    /// How many seconds the broker may take to let us in, and to tell something
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    timeout: Duration,
+}
+
+impl LedgerReach {
+    /// Connects, and resolves the reference.
+    pub(super) fn open(self) -> Result<Reached, Fault> {
+        let LedgerReach { connect, reference, ref_file, timeout } = self;
+        Reach { connect, reference, ref_file, timeout }.open_by(&LEDGER)
+    }
+}
+
+/// Which of a broker's dataspaces.
+struct Space {
+    /// Where a reference to it is.
+    variable: &'static str,
+    /// What lets everybody in to that of a broker for development.
+    well_known: &'static str,
+    /// How to have the reference printed.
+    mint: &'static str,
+}
+
+const DEFAULT: Space = Space { variable: "STAUNCH_REF", well_known: WELL_KNOWN, mint: "`staunch ref mint`" };
+const LEDGER: Space = Space {
+    variable: "STAUNCH_LEDGER_REF",
+    well_known: LEDGER_WELL_KNOWN,
+    mint: "`staunch ref mint --oid '\"ledger\"'`",
+};
 
 /// A broker let us in; kept to say what is wrong later.
 pub(super) struct Reached {
@@ -93,11 +141,15 @@ fn environment(name: &str) -> Result<Option<String>, Fault> {
 impl Reach {
     /// Connects, and resolves the reference.
     pub(super) fn open(&self) -> Result<Reached, Fault> {
+        self.open_by(&DEFAULT)
+    }
+
+    fn open_by(&self, space: &Space) -> Result<Reached, Fault> {
         let address = self.address()?;
-        let (reference, source) = self.reference()?;
+        let (reference, source) = self.reference(space)?;
         match Session::open(&address, &reference, self.timeout) {
             Ok(session) => Ok(Reached { session, address, timeout: self.timeout }),
-            Err(error) => Err(Fault::Failed(advise(&error, &address, Some((&reference, source))))),
+            Err(error) => Err(Fault::Failed(advise(&error, &address, Some((&reference, source, space))))),
         }
     }
 
@@ -110,21 +162,21 @@ impl Reach {
         text.parse().map_err(|error| Fault::Usage(format!("$STAUNCH_CONNECT: {error}")))
     }
 
-    fn reference(&self) -> Result<(SturdyRef, Source), Fault> {
+    fn reference(&self, space: &Space) -> Result<(SturdyRef, Source), Fault> {
         let (text, source) = if let Some(text) = &self.reference {
             (text.clone(), Source::Flag)
         } else if let Some(path) = &self.ref_file {
             let text =
                 read_short(path).map_err(|error| Fault::Failed(format!("{}: {error}", path.display())))?;
             (text, Source::File)
-        } else if let Some(text) = environment("STAUNCH_REF")? {
+        } else if let Some(text) = environment(space.variable)? {
             (text, Source::Environment)
         } else {
-            (WELL_KNOWN.to_owned(), Source::WellKnown)
+            (space.well_known.to_owned(), Source::WellKnown)
         };
         let reference = read_ref(&text).map_err(|error| match (source, &self.ref_file) {
             (Source::File, Some(path)) => Fault::Failed(format!("{}: {error}", path.display())),
-            (Source::Environment, _) => Fault::Usage(format!("$STAUNCH_REF: {error}")),
+            (Source::Environment, _) => Fault::Usage(format!("${}: {error}", space.variable)),
             _ => Fault::Usage(error),
         })?;
         Ok((reference, source))
@@ -159,7 +211,7 @@ impl Reached {
 }
 
 /// What went wrong, and what to do about it.
-fn advise(error: &Error, address: &BrokerAddress, by: Option<(&SturdyRef, Source)>) -> String {
+fn advise(error: &Error, address: &BrokerAddress, by: Option<(&SturdyRef, Source, &Space)>) -> String {
     match error {
         Error::Connect(_, cause) => advise_connect(address, cause),
         Error::Host(host, cause) => {
@@ -173,16 +225,17 @@ fn advise(error: &Error, address: &BrokerAddress, by: Option<(&SturdyRef, Source
              --timeout SECONDS waits longer"
         ),
         Error::Unbound(_) => {
-            let oid = by.map(|(reference, _)| show(scan(&reference.oid).view(&reference.oid)));
+            let oid = by.map(|(reference, ..)| show(scan(&reference.oid).view(&reference.oid)));
             format!(
                 "{address}: {error}. The oid is {}; is the reference for another broker?",
                 oid.unwrap_or_default()
             )
         }
         Error::Refused(why) if why == "sturdyref-failed-validation" => match by {
-            Some((_, Source::WellKnown)) => format!(
+            Some((_, Source::WellKnown, space)) => format!(
                 "{address} does not let everybody in, as `staunch serve --dev` does. Give its reference, by --ref, \
-                 --ref-file or $STAUNCH_REF; `staunch ref mint` prints it, to those who may read the broker's key"
+                 --ref-file or ${}; {} prints it, to those who may read the broker's key",
+                space.variable, space.mint
             ),
             _ => format!(
                 "{address} refuses the reference: it was not signed with this broker's key, or was changed since. \

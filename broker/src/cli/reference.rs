@@ -133,6 +133,7 @@ fn write_pass(out: &mut Vec<u8>, pattern: &[u8]) {
 #[command(after_long_help = "\
 Examples:
   staunch ref mint
+  staunch ref mint --oid '\"ledger\"'            to the ledger, for `staunch top`
   staunch ref mint --key-file key --allow-observe '<Present $who>'")]
 pub(super) struct Mint {
     /// The broker's key [default: where `staunch serve` has it; see there]

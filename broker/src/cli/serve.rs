@@ -12,8 +12,8 @@ use super::Fault;
 use super::advice::{advise, check_distinct, check_local};
 use super::config::limits::{Chosen, read_flag};
 use super::config::{
-    self, BUFFER_MAX, BUSY_POLL_MAX, FAN_OUT_MIN, Named, Oid, Read, Settings, UNITS_MAX, amount, differences,
-    mode,
+    self, BUFFER_MAX, BUSY_POLL_MAX, FAN_OUT_MIN, MetricsAddress, Named, Oid, Read, Settings, UNITS_MAX,
+    amount, differences, mode,
 };
 use super::inherit::{self, Inherited};
 use super::life::{self, Life};
@@ -38,6 +38,7 @@ Examples:
   staunch serve --listen unix:/run/staunch/socket --socket-mode 0660
   staunch serve --listen tcp:0.0.0.0:9001
   staunch serve --listen tcp:127.0.0.1:9001,answers=accepted
+  staunch serve --metrics tcp:127.0.0.1:9464
   staunch serve --config staunch.toml --check
   staunch serve --stdio
 
@@ -152,6 +153,11 @@ pub(super) struct Serve {
     /// How many seconds what waits for peers may take to go out in the end [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = drain)]
     drain: Option<Duration>,
+    /// Tell metrics there, over HTTP (`GET /metrics`, OpenMetrics text) [default: nowhere]
+    ///
+    /// To everybody who can connect: choose a loopback address, or one that only those reach who may know.
+    #[arg(long, value_name = "tcp:ADDRESS:PORT")]
+    metrics: Option<MetricsAddress>,
     /// Something that peers may have, by its name in the file's [limits], as in connections=1000. May be given more than
     /// once
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = read_flag)]
@@ -226,6 +232,7 @@ impl Serve {
             slow: self.slow,
             silence_max: self.silence_max,
             drain: self.drain,
+            metrics: self.metrics,
             limits: self.limits,
         }
     }
@@ -339,7 +346,16 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
 }
 
 /// What takes a restart to change.
-const FIXED: [&str; 5] = ["listen", "socket-mode", "workers", "busy-poll", "fan-out-max"];
+const FIXED: [&str; 8] = [
+    "listen",
+    "socket-mode",
+    "workers",
+    "busy-poll",
+    "fan-out-max",
+    "metrics",
+    "ledger-every",
+    "ledger-rows",
+];
 
 /// Logs what is different from now on.
 fn tell_changes(changes: &[String]) {
@@ -356,6 +372,12 @@ fn tell_changes(changes: &[String]) {
 
 /// Logs where the broker can be reached.
 fn announce(server: &Server) {
+    if let Some(address) = server.metrics_address() {
+        tracing::info!("metrics at http://{address}/metrics");
+        if !address.ip().is_loopback() {
+            tracing::warn!("everybody who reaches {address} can read the metrics");
+        }
+    }
     for address in server.addresses() {
         // Not only what was asked for: also the port that the system chose where that was 0.
         tracing::info!("open on {address}");
@@ -390,7 +412,8 @@ fn introduce(read: &Read) {
 /// Which rules refuse whoever they are for, since their references are not valid.
 fn unsigned(config: &Config) -> Vec<String> {
     let is_signed = |reference: &SturdyRef| {
-        let binding = config.bindings.iter().find(|binding| binding.oid == reference.oid);
+        let mut bindings = config.bindings.iter().chain(&config.ledger_bindings);
+        let binding = bindings.find(|binding| binding.oid == reference.oid);
         binding.is_some_and(|binding| reference.verify(&binding.key)) && reference.compile().is_ok()
     };
     let numbered = config.rules.iter().zip(1..);

@@ -54,10 +54,13 @@ impl Pool {
     }
 }
 
-/// Counts of system calls, kept by each worker.
+/// Counts of system calls, and of what they carried, kept by each worker.
 #[derive(Default, Debug, Clone, Copy)]
 pub(crate) struct CallCounts {
     pub(crate) reads: u64,
+    pub(crate) read_bytes: u64,
+    /// Turns of sessions.
+    pub(crate) turns: u64,
     pub(crate) writes: u64,
     pub(crate) bytes: u64,
 }

@@ -306,7 +306,7 @@ impl Outbox {
             return Some(if state.phase == Phase::Ending { Flushed::Said } else { Flushed::Done });
         }
         if written < wanted && !std::mem::take(&mut state.edge) {
-            state.is_blocked = true;
+            state.block();
             return Some(Flushed::Blocked { is_news: state.begin_watch() });
         }
         None

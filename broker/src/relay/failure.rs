@@ -64,6 +64,10 @@ pub(crate) enum Failure {
     Unread,
     #[error("Too slow: {0} bytes have waited for this connection for more than {1} s")]
     Slow(u64, f64),
+    #[error(
+        "What the ledger tells this connection has not been read for {0} s, and others are told nothing meanwhile"
+    )]
+    LedgerUnread(f64),
     #[error("The broker ends")]
     BrokerEnds,
     #[error("A bug in the broker; please report it")]

@@ -245,17 +245,6 @@ impl Membrane {
         oid
     }
 
-    /// The Syncs that the peer may answer and nobody has: each by its address (others may know it too), and what is
-    /// owed for it.
-    pub(crate) fn owed_for_syncs(&self) -> Vec<(usize, u64)> {
-        let caps = self.exported.values().map(|entry| &entry.cap);
-        let replies = caps.filter_map(|cap| match cap.entity() {
-            Entity::SyncReply(reply) => Some((Arc::as_ptr(reply).addr(), reply.owed()?)),
-            _ => None,
-        });
-        replies.collect()
-    }
-
     /// The entity that this is, if the peer gave it to us, unrestricted.
     fn home<'c>(&self, cap: &'c Cap) -> Option<&'c Arc<Remote>> {
         let Entity::Remote(remote) = cap.entity() else { return None };

@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - `session`: reading and flow control; `session::packets`: what was read, with the fast way of message turns;
-//!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends.
+//!   `session::plain`: that of plain assertions and retractions; `session::end`: how a session ends;
+//!   `session::throttle`: whether it is read; `session::meter`: what it has done so far.
 //! - `turn`: every other turn, applied; `turn::decode`: decoded and checked whole before; `turn::others`: what goes
 //!   elsewhere than to dataspaces.
 //! - `weigh`: whether a turn may come to what it would.
@@ -17,6 +18,7 @@ mod session;
 mod turn;
 mod weigh;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -26,6 +28,7 @@ use staunch_protocols::wire::{Int, tag};
 
 pub(crate) use failure::Failure;
 pub(crate) use membrane::{Membrane, Oids};
+pub(crate) use session::meter::{Cause, Done, Throttle};
 pub(crate) use session::packets::Slice;
 pub(crate) use session::{Session, SessionConfig};
 
@@ -155,9 +158,12 @@ pub(crate) struct SyncReply {
 }
 
 impl SyncReply {
-    /// What is owed until the answer comes.
-    fn owed(&self) -> Option<u64> {
-        self.pending.lock().as_ref().map(|(_, loan)| loan.cost())
+    /// It is answered, or will not be: repays what is owed for it. Returns what is held because of it, the first time.
+    fn settle(&self) -> Option<membrane::Refs> {
+        let (refs, loan) = self.pending.lock().take()?;
+        self.requester.broker().owed_for_syncs.fetch_sub(loan.cost(), Ordering::Relaxed);
+        drop(loan);
+        Some(refs)
     }
 
     /// It has been answered: takes back the reference that came with the Sync, whoever gave the answer. Those that
@@ -172,7 +178,7 @@ impl SyncReply {
 impl Drop for SyncReply {
     /// May happen under any lock, a membrane's for one.
     fn drop(&mut self) {
-        if let Some((refs, _loan)) = self.pending.get_mut().take() {
+        if let Some(refs) = self.settle() {
             self.requester.release_soon(refs);
         }
     }

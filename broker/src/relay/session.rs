@@ -2,14 +2,15 @@
 
 mod credit;
 mod end;
+pub(crate) mod meter;
 pub(crate) mod packets;
 mod plain;
 mod text;
+mod throttle;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 
 use parking_lot::{Mutex, MutexGuard};
 use staunch_flowctl::{Account, OpenConnection};
@@ -20,6 +21,7 @@ use staunch_system::poll::Interest;
 
 use credit::Counting;
 use end::Ending;
+use meter::Meter;
 
 use super::failure::Failure;
 use super::handles::{Handles, Held};
@@ -131,6 +133,8 @@ pub(crate) struct Session {
     verdict: Mutex<Option<Box<Failure>>>,
     /// Set once, when the session has begun to end: nothing is delivered any more.
     is_closed: AtomicBool,
+    /// Boxed, for the sake of the size.
+    meter: Box<Meter>,
 }
 
 /// With the counts of its `Arc` it fills what the allocator sets aside for it: one byte more takes 256 for each connection.
@@ -197,6 +201,7 @@ impl Session {
             verdict: Mutex::default(),
             outbox: Outbox::new(config.outbox_max, config.slow),
             is_closed: AtomicBool::new(false),
+            meter: Box::default(),
         });
         broker.sessions.insert(session.id, session.clone());
         session
@@ -264,6 +269,11 @@ impl Session {
 
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// What it has done, and whether it is held back.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     #[inline]
@@ -358,6 +368,7 @@ impl Task<Local> for Session {
         {
             self.fail(&failure, &mut inbound, local);
         }
+        let turns_before = local.stage.turn();
         let outcome = self.advance(&mut inbound, local, &mut worker.buffer);
         local.stage.publish_staged(&self.broker);
         if let Some(counting) = &mut inbound.counting {
@@ -365,6 +376,9 @@ impl Task<Local> for Session {
         }
         local.flush(&worker.queue);
         inbound.full.append(&mut local.stage.take_full());
+        let stage = &mut local.stage;
+        stage.counts.turns = stage.turn() - turns_before;
+        self.meter.add(stage.counts.read_bytes, stage.counts.turns, stage.deliveries);
         let count = inbound.handles.len() as u64;
         inbound.assertions.trim(count, &self.holdings.assertions);
         local.publish_counts(&self.broker);
@@ -447,32 +461,6 @@ impl Session {
         is_introduced
     }
 
-    /// Whether it may go on, by what it and its principal owe and by what waits for others because of it. A peer that
-    /// has hung up is read to its end.
-    fn may_go_on(self: &Arc<Self>, inbound: &mut Inbound) -> bool {
-        let owner = self.account.principal();
-        // A principal's orphaned debt holds back only connections that have not begun: new ones.
-        let is_clear = self.account.is_clear() && (inbound.has_begun || owner.is_clear());
-        if inbound.is_hanging_up || is_clear && inbound.full.is_empty() {
-            inbound.full.clear();
-            inbound.is_parked = false;
-            return true;
-        }
-        let waker = self.waker.get_or_init(|| self.broker.scheduler().waker(self));
-        // Each that is in the way is asked to wake it; the last to do so finds that it may go on.
-        inbound.full.retain(|other| !other.outbox.poll_room(self.id, waker));
-        let owner_is_clear = inbound.has_begun || owner.poll_clear_funds(waker).is_ready();
-        let is_clear = self.account.poll_clear_funds(waker) == Poll::Ready(()) && owner_is_clear;
-        if is_clear && inbound.full.is_empty() {
-            inbound.is_parked = false;
-            return true;
-        }
-        if !std::mem::replace(&mut inbound.is_parked, true) {
-            self.broker.counters.throttled.fetch_add(1, Ordering::Relaxed);
-        }
-        false
-    }
-
     /// Reads and handles one chunk.
     fn read(
         self: &Arc<Self>,
@@ -519,6 +507,7 @@ impl Session {
         let Some(read) = self.after_read(read, space, inbound) else {
             return Ok(self.finish_reading(inbound));
         };
+        local.stage.counts.read_bytes += read as u64;
         let bytes = &buffer[..carried + read];
         let done = self.handle(bytes, inbound, local)?;
         if done < bytes.len() {
@@ -550,6 +539,7 @@ impl Session {
         let space = carry.len() - before;
         let read = self.after_read(read, space, inbound);
         carry.truncate(before + read.unwrap_or(0));
+        local.stage.counts.read_bytes += read.unwrap_or(0) as u64;
         if read.is_none() {
             return Ok(self.finish_reading(inbound));
         }

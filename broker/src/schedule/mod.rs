@@ -10,6 +10,7 @@
 //! | `busy_poll` | when a worker polls before it sleeps |
 //! | `queues` | what waits in a worker: tasks, and pieces of work |
 //! | `idle` | who sleeps, who searches, when somebody is woken |
+//! | `pause` | all workers between two units, while somebody looks |
 //! | `registry` | from an epoll token to its task |
 //! | `metrics` | what the workers have done, in numbers |
 //! | `sync` | std or loom atomics |
@@ -32,6 +33,7 @@ mod idle;
 mod metrics;
 #[cfg(all(test, broker_loom))]
 mod model;
+mod pause;
 mod queues;
 mod registry;
 mod state;
@@ -42,6 +44,7 @@ mod tests;
 mod worker;
 
 pub use metrics::{Metrics, WorkerMetrics};
+pub use pause::NotPaused;
 pub use state::{Ready, TaskState};
 pub use staunch_system::poll::Interest;
 pub use task::{Outcome, Task};
@@ -62,6 +65,7 @@ use staunch_system::poll::{Poller, Waker as EventWaker};
 
 use idle::Idle;
 use metrics::Counters;
+use pause::{Next, Pause};
 use queues::{Queues, Stealers};
 use registry::Registry;
 use task::{TaskWaker, Unit};
@@ -70,6 +74,7 @@ use task::{TaskWaker, Unit};
 const TOKENS_OWN: u64 = 1 << 63;
 const TOKEN_WAKE: u64 = TOKENS_OWN;
 const TOKEN_STOP: u64 = TOKENS_OWN + 1;
+const TOKEN_PAUSE: u64 = TOKENS_OWN + 2;
 
 /// How to start a [`Scheduler`].
 #[derive(Clone, Debug)]
@@ -110,8 +115,10 @@ struct Shared<L: 'static> {
     waker: EventWaker,
     /// Level-triggered: wakes all, for good.
     stopper: EventWaker,
-    /// Set once, by shutdown(); read by workers before each unit. Orders nothing but itself.
-    is_stopping: AtomicBool,
+    /// Level-triggered: wakes all, for as long as they are to rest.
+    pauser: EventWaker,
+    /// Whether workers are to run, to rest, or to stop.
+    pause: Pause,
     /// Whether some worker polls before it sleeps. Set and reset by that worker; others read it to see whether they
     /// may. Orders nothing.
     is_polled: AtomicBool,
@@ -159,11 +166,14 @@ impl<L: 'static> Scheduler<L> {
         let (poller, waker, stopper) = (Poller::new()?, EventWaker::new()?, EventWaker::new()?);
         poller.add(&waker, TOKEN_WAKE, Interest::Read)?;
         poller.add_level(&stopper, TOKEN_STOP, Interest::Read)?;
+        let pauser = EventWaker::new()?;
+        poller.add_level(&pauser, TOKEN_PAUSE, Interest::Read)?;
         let shared = Arc::new(Shared {
             poller,
             waker,
             stopper,
-            is_stopping: AtomicBool::new(false),
+            pauser,
+            pause: Pause::default(),
             is_polled: AtomicBool::new(false),
             injector: Injector::new(),
             stealers: queues.iter().map(Queues::stealers).collect(),
@@ -264,8 +274,7 @@ impl<L: 'static> Scheduler<L> {
     /// Ends the workers after the unit each is running, and waits for them. Called by a worker, it waits for the
     /// others only. What is queued or registered is dropped without being run. Calling it again is harmless.
     pub fn shutdown(&self) {
-        // Release: pairs with the Acquire in Worker::run_loop.
-        self.shared.is_stopping.store(true, Ordering::Release);
+        self.shared.pause.stop();
         self.shared.stopper.wake();
         let threads = std::mem::take(&mut *self.shared.threads.lock());
         for thread in threads {
@@ -280,13 +289,32 @@ impl<L: 'static> Scheduler<L> {
 
     /// Whether [`shutdown`](Self::shutdown) was called.
     pub fn is_shut_down(&self) -> bool {
-        // Acquire: pairs with the Release in shutdown().
-        self.shared.is_stopping.load(Ordering::Acquire)
+        self.shared.pause.next() == Next::Stop
+    }
+
+    /// Looks at something while no worker does anything: each is between two units of work, which is waited for, for
+    /// up to `patience`. From any thread, also a worker's, whose own unit should have left nothing half done.
+    ///
+    /// Those that are there first wait for the last. So all stand still for as long as the longest unit under way
+    /// takes, and then for as long as `look` does.
+    ///
+    /// # Errors
+    /// [`NotPaused`]; nothing has been looked at.
+    pub fn pause<R>(&self, patience: Duration, look: impl FnOnce() -> R) -> Result<R, NotPaused> {
+        let shared = &self.shared;
+        let others = shared.config.workers - usize::from(worker::is_worker(self));
+        let waking = (|| shared.pauser.wake(), || shared.pauser.clear());
+        shared.pause.pause(others, patience, waking, look)
     }
 
     /// How many workers there are.
     pub fn workers(&self) -> usize {
         self.shared.config.workers
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.shared.started
     }
 
     /// Nanoseconds since the scheduler was started. In a run, [`Queue::now_ns`] is cheaper.

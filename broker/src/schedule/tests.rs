@@ -567,3 +567,61 @@ fn local_state_is_made_per_worker() {
     assert_eq!(all, [(0, 0), (1, 1)]);
     rest_and_stop(&scheduler);
 }
+
+#[test]
+fn nothing_runs_while_somebody_looks() {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+    for workers in [1, 3] {
+        let scheduler = start::<()>(workers);
+        let (running, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let body = {
+            let (running, done) = (running.clone(), done.clone());
+            move |_: Ready, _: &mut Worker<()>| {
+                running.fetch_add(1, Ordering::SeqCst);
+                done.fetch_add(1, Ordering::SeqCst);
+                running.fetch_sub(1, Ordering::SeqCst);
+                Outcome::Again(Ready::NONE)
+            }
+        };
+        let tasks: Vec<_> = (0..4).map(|_| task(body.clone())).collect();
+        // First while all sleep, then while all work.
+        assert_eq!(scheduler.pause(PATIENCE, || done.load(Ordering::SeqCst)), Ok(0));
+        tasks.iter().for_each(|task| scheduler.notify(task, Ready::WAKE));
+        for _ in 0..200 {
+            let looked = scheduler.pause(PATIENCE, || {
+                let before = done.load(Ordering::SeqCst);
+                thread::yield_now();
+                (running.load(Ordering::SeqCst), done.load(Ordering::SeqCst) - before)
+            });
+            assert_eq!(looked, Ok((0, 0)));
+            let before = done.load(Ordering::SeqCst);
+            until(|| done.load(Ordering::SeqCst) > before);
+        }
+        scheduler.shutdown();
+        assert_eq!(scheduler.pause(PATIENCE, || ()), Err(NotPaused::Busy), "they have stopped");
+    }
+}
+
+#[test]
+fn a_worker_that_is_busy_for_long_is_not_waited_for() {
+    let scheduler = start::<()>(2);
+    let (begun, held) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    scheduler.spawn({
+        let (begun, held) = (begun.clone(), held.clone());
+        move |_| {
+            begun.wait();
+            held.wait();
+        }
+    });
+    begun.wait();
+    assert_eq!(scheduler.pause(std::time::Duration::from_millis(1), || ()), Err(NotPaused::Late));
+    held.wait();
+    // All go on, and can be paused again, also by one of them.
+    let (tell, told) = mpsc::channel();
+    scheduler.spawn(move |worker| {
+        let looked = worker.scheduler().pause(std::time::Duration::from_secs(60), || worker.index() < 2);
+        tell.send(looked).unwrap();
+    });
+    assert_eq!(told.recv().unwrap(), Ok(true));
+    rest_and_stop(&scheduler);
+}

@@ -14,6 +14,7 @@ use staunch_system::poll::Events;
 
 use super::busy_poll::BusyPoll;
 use super::metrics::Counters;
+use super::pause::Next;
 use super::queues::Queues;
 use super::task::{Job, Unit};
 use super::{Outcome, Ready, Scheduler, Task};
@@ -189,6 +190,15 @@ pub(super) fn push_if_worker<L: 'static>(scheduler: &Scheduler<L>, unit: Unit<L>
     }
 }
 
+/// Whether this thread is one of the scheduler's workers.
+pub(super) fn is_worker<L: 'static>(scheduler: &Scheduler<L>) -> bool {
+    let is_its = |current: &Rc<dyn Any>| {
+        let local = current.downcast_ref::<LocalQueue<L>>();
+        local.is_some_and(|local| local.owner == scheduler.address())
+    };
+    CURRENT.try_with(|current| current.borrow().as_ref().is_some_and(is_its)).unwrap_or(false)
+}
+
 impl<L: 'static> Worker<L> {
     /// Of the thread that calls; `queues` are what the others steal from.
     pub(super) fn new(scheduler: Scheduler<L>, index: usize, queues: Queues<L>) -> Worker<L> {
@@ -222,10 +232,18 @@ impl<L: 'static> Worker<L> {
     }
 
     fn run_loop(&mut self) {
-        // Acquire: pairs with the Release in Scheduler::shutdown.
-        while !self.queue.scheduler.shared.is_stopping.load(Ordering::Acquire) {
-            if let Some(unit) = self.next() {
-                self.execute(unit);
+        loop {
+            match self.queue.scheduler.shared.pause.next() {
+                Next::Run => {
+                    if let Some(unit) = self.next() {
+                        self.execute(unit);
+                    }
+                }
+                Next::Rest => {
+                    self.queue.scheduler.shared.pause.rest();
+                    self.queue.now_ns.set(self.queue.scheduler.shared.elapsed_ns());
+                }
+                Next::Stop => return,
             }
         }
     }
@@ -353,7 +371,7 @@ impl<L: 'static> Worker<L> {
                     shared.idle.take_claim(self.is_searching);
                     self.is_searching = true;
                 }
-                // Told to stop, run_loop will see it.
+                // Told to stop or to rest, run_loop will see it.
                 continue;
             }
             let Some(task) = shared.registry.get(event.token) else {

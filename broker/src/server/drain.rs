@@ -65,6 +65,19 @@ impl Server {
         // Peers see the end in any case; what they asserted here ends with the process.
         self.await_departures(CUT);
         self.broker.scheduler().shutdown();
+        #[cfg(debug_assertions)]
+        self.assert_balance();
+    }
+
+    /// The workers have stopped: what is owed is what waits still, and has been whenever that was looked at.
+    #[cfg(debug_assertions)]
+    fn assert_balance(&self) {
+        let found = self.broker.imbalance.lock().take().or_else(|| self.broker.compare().imbalance);
+        if let Some(error) = found
+            && !std::thread::panicking()
+        {
+            panic!("debts are not what waits: {error}");
+        }
     }
 
     fn stop_listening(&self) {

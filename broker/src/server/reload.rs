@@ -21,8 +21,7 @@ impl Server {
             // What is accepted over TCP inherits these.
             let _ = self.broker.settings().buffers.apply(&acceptor.listener);
         }
-        let bindings = config.bindings.iter().map(|binding| (binding, self.dataspace.clone()));
-        self.bindings.rebind(bindings);
+        self.bindings.rebind(super::bound(config, &self.dataspace, &self.ledger));
         let gatekeepers = self.gatekeepers.each_ref().map(|(_, gatekeeper)| gatekeeper.clone());
         let broker = Arc::downgrade(&self.broker);
         self.broker.scheduler().spawn(move |worker| {

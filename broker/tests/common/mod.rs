@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod bystander;
+pub mod ledger;
 pub mod text;
 
 use std::collections::VecDeque;

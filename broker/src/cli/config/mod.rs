@@ -15,12 +15,13 @@ pub(super) use staunch::amount;
 
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
-use staunch::server::{Listen, Slow};
+use staunch::server::{Address, Listen, Slow};
 use staunch_system::process::effective_user;
 
 use super::value::parse;
@@ -54,6 +55,10 @@ pub(super) struct File {
     silence_max: Option<Duration>,
     #[serde(deserialize_with = "read_seconds")]
     drain: Option<Duration>,
+    metrics: Option<MetricsAddress>,
+    #[serde(deserialize_with = "read_every")]
+    ledger_every: Option<Duration>,
+    ledger_rows: Option<Within<1, LEDGER_ROWS_MAX>>,
     limits: Chosen,
     unix: Vec<UnixRule>,
 }
@@ -66,6 +71,33 @@ pub(super) const UNITS_MAX: u64 = 1 << 40;
 pub(super) const FAN_OUT_MIN: u64 = 1 << 20;
 /// As [`UNITS_MAX`].
 pub(super) const BUFFER_MAX: u64 = 1 << 30;
+
+/// The shortest time between two updates of the ledger.
+const LEDGER_EVERY_MIN: Duration = Duration::from_millis(50);
+/// How many accounts the ledger may tell one by one.
+pub(super) const LEDGER_ROWS_MAX: u64 = 10_000;
+
+/// Where to tell metrics.
+#[derive(Clone, Copy)]
+pub(super) struct MetricsAddress(pub(super) SocketAddr);
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MetricsAddress, String> {
+        match text.parse() {
+            Ok(Address::Tcp(address)) => Ok(MetricsAddress(address)),
+            Ok(Address::Unix(_)) => Err("metrics are told over TCP, as in tcp:127.0.0.1:9464".to_owned()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricsAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MetricsAddress, D::Error> {
+        from_text(deserializer)
+    }
+}
 
 /// One more key, with what it is for.
 #[derive(serde::Deserialize)]
@@ -166,6 +198,12 @@ fn read_slow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Slow>,
 
 fn read_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     amount::seconds(f64::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+fn read_every<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let span = amount::seconds(f64::deserialize(deserializer)?).ok().filter(|span| *span >= LEDGER_EVERY_MIN);
+    let span = span.ok_or_else(|| D::Error::custom("expected a number of seconds from 0.05 to 3600"))?;
+    Ok(Some(span))
 }
 
 fn read_silence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -280,6 +318,10 @@ mod tests {
             ("slow = \"disconnect:1MB:5s\"", 1, "as in 16MiB"),
             ("[[unix]]\nuid = 1\ndeny = true\nslow = \"x\"", 4, "expected"),
             ("[[key]]\nfile = \"a\"\noid = \"1\"\nslow = \"x\"", 4, "expected"),
+            ("metrics = \"unix:/x\"", 1, "over TCP"),
+            ("metrics = 9464", 1, "string"),
+            ("ledger-every = 0", 1, "0.05"),
+            ("ledger-rows = 0", 1, "1 to 10000"),
             ("oid = \"<a\"", 1, "not closed"),
             ("[limits]\nconections = 1", 2, "there are packet-bytes"),
             ("[limits]\nconnections = 0", 2, "too small"),

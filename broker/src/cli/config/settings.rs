@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use staunch::limits::Limits;
-use staunch::server::{Binding, Config, Listen, Slow};
+use staunch::server::{Binding, Config, LedgerConfig, Listen, Slow};
 use toml::{Table, Value};
 
 use super::super::key;
 use super::limits::{Chosen, LIMITS};
 use super::rules::UnixRule;
-use super::{File, Oid, amount};
+use super::{File, MetricsAddress, Oid, amount};
 
 /// How long what waits may take to go out in the end, unless it is said.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -40,6 +40,7 @@ pub(crate) struct Named {
     pub(crate) slow: Option<Slow>,
     pub(crate) silence_max: Option<Duration>,
     pub(crate) drain: Option<Duration>,
+    pub(crate) metrics: Option<MetricsAddress>,
     pub(crate) limits: Vec<Chosen>,
 }
 
@@ -117,6 +118,12 @@ impl Settings {
                 .or(file.silence_max)
                 .map_or(defaults.silence_max, Some)
                 .filter(|s| !s.is_zero()),
+            ledger: LedgerConfig {
+                every: file.ledger_every.unwrap_or(defaults.ledger.every),
+                rows_max: size(None, file.ledger_rows.map(|n| n.0), defaults.ledger.rows_max),
+                ..defaults.ledger
+            },
+            metrics: flags.metrics.or(file.metrics).map(|metrics| metrics.0),
             limits,
             ..defaults
         };
@@ -152,6 +159,13 @@ impl Settings {
                     slow: more.slow,
                 });
             }
+        }
+        if keys.iter().any(|key| key.oid.bytes == Binding::of_ledger(Vec::new()).oid) {
+            return Err(
+                "the oid \"ledger\" is that of the broker's ledger, which the first key lets in to. \
+                        Choose another"
+                    .to_owned(),
+            );
         }
         let drain = flags.drain.or(file.drain).unwrap_or(DRAIN);
         Ok(Settings { is_dev, listen, drain, config, keys, rules: file.unix })
@@ -201,11 +215,14 @@ impl Settings {
         let binding =
             |read: &Read| Binding { oid: read.oid.bytes.clone(), key: read.key.clone(), slow: read.slow };
         let mut bindings: Vec<Binding> = keys.iter().map(binding).collect();
+        let mut ledger_bindings: Vec<Binding> =
+            keys.iter().take(1).map(|read| Binding::of_ledger(read.key.clone())).collect();
         if self.is_dev {
             bindings.push(Binding::well_known());
+            ledger_bindings.push(Binding::of_ledger(Vec::new()));
         }
         let rules = self.rules.iter().map(UnixRule::read).collect::<Result<_, _>>()?;
-        Ok(Config { bindings, rules, ..self.config.clone() })
+        Ok(Config { bindings, ledger_bindings, rules, ..self.config.clone() })
     }
 
     /// As a file that says all of it. `listen` is what is listened on.
@@ -240,6 +257,11 @@ impl Settings {
         add("slow", config.slow.to_string().into());
         add("silence-max", config.silence_max.unwrap_or_default().as_secs_f64().into());
         add("drain", self.drain.as_secs_f64().into());
+        if let Some(metrics) = config.metrics {
+            add("metrics", format!("tcp:{metrics}").into());
+        }
+        add("ledger-every", config.ledger.every.as_secs_f64().into());
+        add("ledger-rows", number(config.ledger.rows_max as u64));
         let limit = |limit: &super::limits::Limit| {
             let value = (limit.get)(&config.limits);
             (limit.name.to_owned(), if limit.is_size { size(value) } else { number(value) })

@@ -113,6 +113,7 @@ impl Session {
                 self.broker.lingering.add(&self.broker, self);
             }
         }
+        self.go_on(inbound);
         inbound.carry = Vec::new();
         inbound.scanner = None;
         inbound.text = None;
@@ -189,6 +190,8 @@ impl Session {
         self.connection.lock().take();
         self.broker.numbers.give_back(self.number);
         self.broker.counters.ended.fetch_add(1, Ordering::Relaxed);
+        #[cfg(debug_assertions)]
+        self.broker.note_end();
         tracing::debug!(connection = self.account.name(), "ended");
         Outcome::Idle
     }

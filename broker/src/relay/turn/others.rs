@@ -1,5 +1,6 @@
 //! The events for other entities than dataspaces, and the answers to Syncs.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -131,7 +132,7 @@ impl Session {
             }
             Entity::SyncReply(reply) if body == [tag::TRUE] => {
                 // It is answered once; the loan is repaid.
-                let Some((refs, _loan)) = reply.pending.lock().take() else { return };
+                let Some(refs) = reply.settle() else { return };
                 local.stage.publish_staged(self.broker());
                 local.stage.next_turn();
                 answer_sync(&reply.peer, asker, local);
@@ -150,6 +151,7 @@ impl Session {
             Entity::Remote(remote) if !remote.session().is_closed() => {
                 // Until it is answered it is something that the asker has caused and that somebody sits on.
                 let loan = Loan::charge(self.account(), EVENT_COST);
+                self.broker().owed_for_syncs.fetch_add(EVENT_COST, Ordering::Relaxed);
                 let reply = Arc::new(SyncReply {
                     peer: peer.clone(),
                     requester: self.clone(),
