@@ -79,7 +79,7 @@ fn who_has_not_read_for_too_long_is_ended_and_its_producers_go_on() {
     consumer.finish_anyway();
     until("it has gone", || server.connections() == 2);
     until("nothing is owed", || server.total_debt() == 0);
-    server.audit().unwrap();
+    balanced(&server);
     assert_eq!(server.decision_counts().disconnected, 1);
     let decisions = server.decisions();
     let [decision] = decisions.as_slice() else { panic!("{decisions:?}") };

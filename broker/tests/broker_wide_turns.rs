@@ -202,7 +202,7 @@ fn a_share_may_be_shed_while_a_message_with_a_reference_is_staged() {
     assert_eq!(told, 251);
     drop((owner, innocent));
     until("all is repaid", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
-    server.audit().unwrap();
+    balanced(&server);
 }
 
 /// A turn of many messages, times many observations: who makes these goes first.
@@ -270,5 +270,5 @@ fn what_a_dataspace_multiplies_in_its_own_turns_has_a_bound() {
     });
     // What its own turn came to, and what the last event became.
     assert!(owed_most <= debt_max + 3 * fan_out_max, "{owed_most} was owed");
-    server.audit().unwrap();
+    balanced(&server);
 }

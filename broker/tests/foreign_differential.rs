@@ -91,7 +91,7 @@ fn play(seed: u64, duration: Duration, reference: &Reference) -> (u64, u64) {
         played += 1;
         history = random.next() | 1;
     }
-    server.audit().unwrap();
+    common::balanced(&server);
     (played, given_up)
 }
 

@@ -12,7 +12,7 @@ use crate::stage::EVENT_COST;
 /// How much waits, at a glance.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
-    /// What is owed for it, shared bodies not counted.
+    /// What is owed for it and for what is to be reported, shared bodies not counted.
     pub(crate) units: u64,
     /// All bytes that the kernel has taken so far; of text, those that it was made of.
     pub(crate) written: u64,
@@ -61,7 +61,8 @@ impl Outbox {
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
         let written = state.appended.wrapping_sub(state.debts.total_bytes());
-        Load { units: state.debts.total_cost(), written, waits_since: state.waits_since }
+        let unreported = state.window.as_ref().map_or(0, |window| window.debts.total_cost());
+        Load { units: state.debts.total_cost() + unreported, written, waits_since: state.waits_since }
     }
 
     /// Who owes for what waits here, shared bodies included: of the first `pieces_max` runs and pieces, so that nobody
@@ -69,8 +70,10 @@ impl Outbox {
     pub(crate) fn debtors(&self, pieces_max: usize) -> Debtors {
         let mut found: HashMap<u64, Debtor> = HashMap::new();
         let state = self.state.lock();
-        let mut rest_units = state.debts.total_cost();
-        for run in state.debts.iter().take(pieces_max) {
+        let unreported = state.window.iter().flat_map(|window| window.debts.iter());
+        let unreported_units = state.window.as_ref().map_or(0, |window| window.debts.total_cost());
+        let mut rest_units = state.debts.total_cost() + unreported_units;
+        for run in state.debts.iter().chain(unreported).take(pieces_max) {
             let debtor = entry(&mut found, run.account);
             debtor.units += run.cost;
             debtor.bytes += run.bytes;

@@ -30,6 +30,11 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
+/// Debts are those of what waits. (What a peer has read may be about to be repaid yet.)
+pub fn balanced(server: &Server) {
+    until("debts are those of what waits", || server.audit().is_ok());
+}
+
 /// A broker on a TCP port of its own.
 pub fn start(config: Config) -> (Server, SocketAddr) {
     let listen = match config.listen.is_empty() {
