@@ -127,7 +127,7 @@ fn one_worker_can_stand_still_for_itself() {
 
 #[test]
 fn odd_requests_meet_silence() {
-    let (_server, address) = start(config());
+    let (server, address) = start(config());
     let mut client = at_ledger(Client::tcp(address));
     client.send(&format!("[{}]", observe("<group <rec a> {}>", 30, 30)));
     client.send(&format!("[[1 <A <q <audit \"{}\">> 5>]]", "x".repeat(300)));
@@ -140,7 +140,9 @@ fn odd_requests_meet_silence() {
     }
     let events = client.sync();
     assert!(events.len() <= 1, "{events:?}");
-    let mut other = at_ledger(Client::tcp(address));
     drop(client);
+    // Until then there are too many.
+    until("they have been withdrawn", || server.connections() == 0);
+    let mut other = at_ledger(Client::tcp(address));
     assert!(ask(&mut other, "1", 5).starts_with("[<ok "));
 }
