@@ -50,6 +50,10 @@ pub(crate) enum Failure {
     CapturesTooMuch(usize),
     #[error("Observations that multiply what others send: one turn came to more than {0} bytes")]
     Multiplied(u64),
+    #[error(
+        "Connections of one principal that multiply what others send: one turn would have come to more than {0} bytes for all of them"
+    )]
+    MultipliedByMany(u64),
     #[error("Observations that multiply what others send: one turn would have come to more than {0} events")]
     MultipliedEvents(u64),
     #[error(

@@ -197,7 +197,7 @@ impl Session {
     fn weigh(&self, events: &[Event], packet: View<'_>, local: &mut Local) -> Result<bool, Failure> {
         let size = |event: &Event| event.value_bytes(packet) as u64 + FRAME_BYTES;
         let once: u64 = events.iter().map(size).sum();
-        let mut weight = Weight::new(events.len(), once, self.broker());
+        let mut weight = Weight::new(events.len(), once, self);
         for dataspace in dataspaces_of(events) {
             let reader = dataspace.index.read();
             let observers = reader.observers() as u64;
@@ -209,8 +209,8 @@ impl Session {
             match weigh_in(&mut weight, &dataspace, events, packet, &reader, local) {
                 Ok(()) => {}
                 Err(Heavy::TooWide(max)) => return Err(Failure::TurnTooWide(max)),
-                Err(Heavy::Multiplied(session, max)) => {
-                    self.broker().end_session(session, Failure::MultipliedEvents(max));
+                Err(Heavy::Multiplied(sessions, why, max)) => {
+                    sessions.into_iter().for_each(|session| self.broker().end_session(session, why(max)));
                     return Ok(false);
                 }
             }

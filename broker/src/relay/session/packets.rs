@@ -428,7 +428,7 @@ impl Session {
     ) -> Result<bool, Failure> {
         let bytes: usize = bodies.iter().map(|body| packet.at(*body).span().len()).sum();
         let once = bytes as u64 + bodies.len() as u64 * FRAME_BYTES;
-        let mut weight = Weight::new(bodies.len(), once, &self.broker);
+        let mut weight = Weight::new(bodies.len(), once, self);
         let mut add = |body: &u32| weight.add(packet.at(*body), Kind::Message, reader, scratch);
         match bodies.iter().try_for_each(&mut add) {
             Ok(()) => Ok(false),
