@@ -40,6 +40,7 @@ use crate::alarm::Alarm;
 use crate::attenuate::stored_scanner;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Dataspace, Delivery, LocalEvent, Router, Target};
+use crate::limits::Limits;
 use crate::principals::{CapturesPayer, SkeletonShare};
 use crate::relay::Failure;
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
@@ -169,7 +170,8 @@ impl Reporter {
         let holdings = broker.principals.get(PRINCIPAL);
         let (holder, mut local) = (u64::MAX, Local::default());
         let target = Target::of(&cap, holder);
-        let admit = || SkeletonShare::take(&holdings, u64::MAX);
+        let limits = Limits { principal_skeletons: u64::MAX, ..Limits::default() };
+        let admit = |_| SkeletonShare::take(&holdings, 0, &limits);
         let domain = staunch_index::Endpoint::handle_domain(&target);
         let payer = CapturesPayer::new(&holdings, holder);
         let prepared = dataspace.index.prepare(&compiled, domain, payer, admit);

@@ -227,6 +227,26 @@ impl<'b> Weight<'b> {
     }
 }
 
+/// So much may all of a turn's events take to be routed, in [`Reader::effort`]: some 8 ms.
+pub(super) const EFFORT_MAX: u64 = 1 << 19;
+/// An event takes so much anyway: what it is to be told of and to be read.
+const EFFORT_FREE: u64 = 8;
+
+/// What it takes to route a turn's events, whoever observes them.
+#[derive(Default)]
+pub(super) struct Effort(u64);
+
+impl Effort {
+    /// One more event takes so much.
+    ///
+    /// # Errors
+    /// If that is too much.
+    pub(super) fn add(&mut self, effort: u64) -> Result<(), Failure> {
+        self.0 += effort.saturating_sub(EFFORT_FREE);
+        if self.0 > EFFORT_MAX { Err(Failure::TurnTooLong) } else { Ok(()) }
+    }
+}
+
 /// How many copies are made of a message for a group that shares them. `None` if each gets its own.
 fn classes_of(observers: &Observers<'_, Router>) -> Option<u64> {
     let mut classes: SmallVec<[&Opening; CLASSES_MAX]> = SmallVec::new();
