@@ -30,6 +30,13 @@ pub(crate) struct Holdings {
     listed: Option<(Box<str>, Weak<Map>)>,
 }
 
+impl Holdings {
+    /// Another than that of any other principal that is there.
+    pub(crate) fn number(self: &Arc<Holdings>) -> u64 {
+        Arc::as_ptr(self).addr() as u64
+    }
+}
+
 type Map = DashMap<Box<str>, Weak<Holdings>>;
 
 impl Drop for Holdings {
@@ -152,7 +159,7 @@ impl CapturesPayer {
 
 impl Payer for CapturesPayer {
     fn number(&self) -> u64 {
-        Arc::as_ptr(&self.holdings).addr() as u64
+        self.holdings.number()
     }
 
     fn holder(&self) -> u64 {

@@ -297,6 +297,57 @@ fn observers_with_costly_caveats_end_alone() {
     });
 }
 
+/// Many sessions of one principal, each behind caveats that take as much as one may, are bounded together; as many behind
+/// ordinary ones are not.
+#[test]
+fn a_crowd_behind_costly_caveats_ends() {
+    let (server, address) = start(Config { workers: 2, ..Config::default() });
+    let crowd = |caveats: &dyn Fn(usize) -> String| -> Vec<Client> {
+        let pattern = record_pattern("innocent", 1);
+        let one = |n| {
+            let mut client = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+            client.send(&format!("[[1 <A <Observe {pattern} #:[1 1 {}]> 10>]]", caveats(n)));
+            client.sync();
+            client
+        };
+        (0..300).map(one).collect()
+    };
+    let mut innocent = Client::tcp(address).resolved();
+    innocent.send(&format!(
+        "[[1 <A <Observe {} #:[1 1 <rewrite <bind <arr [SignedInteger]>> <ref 0>> <reject <arr [<lit 5>]>>]> 10>]]",
+        record_pattern("innocent", 1)
+    ));
+    innocent.send(&format!("[{}]", observe("<group <arr> {0: <bind <_>>}>", 7, 11)));
+    innocent.sync();
+    let mut author = Client::tcp(address).resolved();
+    author.send("[[1 <M <first>>]]");
+    let mut ordinary = crowd(&|n| {
+        format!(
+            "<rewrite <bind <arr [SignedInteger]>> <ref 0>> <reject <arr [<lit {n}>]>> <reject <rec x []>>"
+        )
+    });
+    let many = "[1 <M <innocent 1000>>]".repeat(100);
+    author.send(&format!("[{many}]"));
+    author.sync();
+    ordinary.iter_mut().for_each(|client| assert_eq!(client.sync(), []));
+
+    let alternatives =
+        |n: usize| (0..400).map(move |i| format!("<rewrite <lit -{}> <lit 0>>", 1 + i + n * 400));
+    let costly = crowd(&|n| format!("<or [{}]>", alternatives(n).collect::<String>()));
+    author.send("[[1 <M <innocent 1001>>]]");
+    author.sync();
+    innocent.sync();
+    let ended = costly.into_iter().filter_map(|mut client| {
+        client.send_anyway(&bytes("[[1 <S #:[0 1]>]]"));
+        client.finish_anyway();
+        client.rest().1
+    });
+    let ended = ended.inspect(|why| assert!(why.contains("Observations behind caveats"), "{why}")).count();
+    assert!((100..300).contains(&ended), "{ended} ended");
+    drop((innocent, author, ordinary));
+    until("all is given back", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
+}
+
 /// A few bytes attenuate further what is attenuated at length already: that copies nothing, and goes on only so far.
 #[test]
 fn long_caveats_attenuated_over_and_over() {

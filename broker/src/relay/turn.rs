@@ -186,9 +186,14 @@ impl Session {
     ) -> Result<Prepared<Router>, Failure> {
         use staunch_index::Endpoint as _;
         let admit = |alike| SkeletonShare::take(self.holdings(), alike, &self.broker().limits());
-        let domain = Target::of(&subscribes.observer, self.id()).handle_domain();
+        let domain = self.target_of(&subscribes.observer).handle_domain();
         let payer = CapturesPayer::new(self.holdings(), self.id());
         dataspace.index.prepare(&subscribes.pattern, domain, payer, admit)
+    }
+
+    /// Where the events of an observation go that the session asks for.
+    fn target_of(&self, observer: &Cap) -> Target {
+        Target::of(observer, self.id(), self.holdings().number())
     }
 
     /// Whether a turn may come to what it would, in each of the dataspaces that it concerns, and take what that takes. False
@@ -265,9 +270,8 @@ impl Session {
                 Event::Assert { value, caps, handle, subscribes, .. } => {
                     let value = view(value, packet);
                     exclusive |= looks_like_observe(value.span());
-                    let observe = subscribes
-                        .take()
-                        .and_then(|s| Some((s.prepared?, Target::of(&s.observer, self.id()))));
+                    let observe =
+                        subscribes.take().and_then(|s| Some((s.prepared?, self.target_of(&s.observer))));
                     let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(caps)));
                     positions.push((*i, at));
                     asserted.push((!brief[*i]).then(|| handle.clone()));
