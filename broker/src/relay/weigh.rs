@@ -6,7 +6,6 @@
 //! larger part of all; else the author. What is beyond that look (what caveats make of it, say) is bounded by `stage/shed`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
@@ -16,7 +15,6 @@ use staunch_protocols::wire::View;
 use super::{Failure, Opening, Remote, Session};
 use crate::cap::Entity;
 use crate::dataspace::{Router, Target};
-use crate::principals::Holdings;
 use crate::stage::{CLASSES_MAX, EVENT_COST, SHARED_BYTES_MIN};
 
 /// What an event takes beside its captures, at most.
@@ -192,17 +190,18 @@ impl<'b> Weight<'b> {
     /// The sessions, with their shares, of the principal that gets the larger part of all, and more than is modest;
     /// unless it is the author's own.
     fn crowd(&self, modest_max: u64) -> Vec<(u64, u64)> {
-        let mut principals: HashMap<*const Holdings, (u64, Vec<(u64, u64)>), RandomState> =
-            HashMap::default();
+        let principal_of = |id: &u64| self.author.broker().sessions.get(id).map(|s| s.holdings().number());
+        let mut sums: HashMap<u64, u64, RandomState> = HashMap::default();
         for (id, share) in &self.shares {
-            let Some(session) = self.author.broker().sessions.get(id) else { continue };
-            let (sum, sessions) = principals.entry(Arc::as_ptr(session.holdings())).or_default();
-            *sum += share.bytes;
-            sessions.push((*id, share.bytes));
+            if let Some(principal) = principal_of(id) {
+                *sums.entry(principal).or_default() += share.bytes;
+            }
         }
-        principals.remove(&Arc::as_ptr(self.author.holdings()));
-        let is_it = |(sum, _): &(u64, Vec<_>)| *sum > modest_max && *sum > self.total / 2;
-        principals.into_values().find(is_it).map_or(Vec::new(), |(_, sessions)| sessions)
+        sums.remove(&self.author.holdings().number());
+        let is_it = |(_, sum): &(u64, u64)| *sum > modest_max && *sum > self.total / 2;
+        let Some((principal, _)) = sums.into_iter().find(is_it) else { return Vec::new() };
+        let its = self.shares.iter().filter(|(id, _)| principal_of(id) == Some(principal));
+        its.map(|(id, share)| (*id, share.bytes)).collect()
     }
 
     /// Those that have to go for the whole turn to keep within the bound, with some room: the largest shares first.
