@@ -100,9 +100,11 @@ start_broker() { # gate, broker
     [[ $gate == pingpong-unix* || $gate == stall* ]] && target="--unix $socket"
     case $broker in
     staunch)
-        local workers=()
-        [ -n "${STAUNCH_WORKERS:-}" ] && workers=(--workers "$STAUNCH_WORKERS")
-        set -- "$program" serve --dev --listen "tcp:127.0.0.1:$PORT" --listen "unix:$socket" "${workers[@]}" ;;
+        local more=()
+        [ -n "${STAUNCH_WORKERS:-}" ] && more=(--workers "$STAUNCH_WORKERS")
+        # One client makes 10,000 of them.
+        [[ $gate == skeletons* ]] && more+=(--limit principal-skeletons-alike=100000)
+        set -- "$program" serve --dev --listen "tcp:127.0.0.1:$PORT" --listen "unix:$socket" "${more[@]}" ;;
     probe) set -- "$program" "127.0.0.1:$PORT" "$WORKERS"; target+=" --settle-ms 300" ;;
     reference)
         printf '%s\n' 'let ?ds = dataspace' \

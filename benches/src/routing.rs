@@ -169,7 +169,7 @@ pub fn observe(index: &Index<Plug>, part: &Part, number: u64, scratch: &mut Scra
     let scanner = scanned(&bytes);
     let value = scanner.view(&bytes);
     let (pattern, _) = Pattern::of_observe(value).expect("a pattern");
-    let prepared = index.prepare::<()>(&pattern, number, (), || Ok(())).expect("admitted");
+    let prepared = index.prepare::<()>(&pattern, number, (), |_| Ok(())).expect("admitted");
     while !index.advance(&prepared, 4096, scratch).expect("nobody counts") {}
     let assert = Action::Assert { value, extra: None, observe: Some((prepared, To(number))) };
     let mut placed = Vec::new();

@@ -7,6 +7,7 @@ use staunch_protocols::wire::{Limits, Progress, Scanner};
 
 use crate::cap::{self, Cap, Caps, stored_id};
 use crate::dataspace::Observing;
+use crate::relay::Session;
 
 /// What a rewritten value may take; a caveat that yields more drops the value.
 pub(crate) const OUTPUT_BYTES_MAX: u32 = 16 << 20;
@@ -23,6 +24,7 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 /// its own values is known before it takes effect, this only after.
 pub(crate) struct Asker {
     session: u64,
+    principal: u64,
     bytes_left: usize,
     machine: Machine,
 }
@@ -31,8 +33,9 @@ impl Asker {
     /// What all may come to; the last one that fits may go beyond it.
     pub(crate) const BYTES_MAX: usize = 64 << 20;
 
-    pub(crate) fn new(session: u64) -> Asker {
-        Asker { session, bytes_left: Asker::BYTES_MAX, machine: Machine::default() }
+    pub(crate) fn new(session: &Session) -> Asker {
+        let (session, principal) = (session.id(), session.holdings().number());
+        Asker { session, principal, bytes_left: Asker::BYTES_MAX, machine: Machine::default() }
     }
 
     /// Whose turn it is.
@@ -59,7 +62,7 @@ impl Asker {
 
     /// How an answer to `to` is named.
     pub(crate) fn observing(&self, to: &Cap) -> Observing {
-        Observing { observer: to.id(), session: self.session }
+        Observing { observer: to.id(), session: self.session, principal: self.principal }
     }
 }
 

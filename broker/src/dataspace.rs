@@ -43,14 +43,16 @@ pub(crate) struct Observing {
     pub(crate) observer: u64,
     /// The session that asked for it first: the one to end if what it set up goes round in circles.
     pub(crate) session: u64,
+    /// That session's principal, by its [`Holdings`](crate::principals::Holdings)' number.
+    pub(crate) principal: u64,
 }
 
 impl Target {
-    /// Of an observation that `session` asks for.
-    pub(crate) fn of(cap: &Cap, session: u64) -> Target {
+    /// Of an observation that a session of this principal asks for.
+    pub(crate) fn of(cap: &Cap, session: u64, principal: u64) -> Target {
         match cap.entity() {
             Entity::Remote(remote) if cap.caveats().is_none() => Target::Remote(remote.clone()),
-            _ => Target::Other(cap.clone(), Observing { observer: cap.id(), session }),
+            _ => Target::Other(cap.clone(), Observing { observer: cap.id(), session, principal }),
         }
     }
 }

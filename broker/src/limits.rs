@@ -32,6 +32,10 @@ pub struct Limits {
     /// Kinds of pattern (skeletons: shapes with the positions of constants) that exist because of one principal. Each
     /// that is like a value costs some 45 ns for each such value that anybody asserts or sends.
     pub principal_skeletons: u64,
+    /// What those of one principal may come to that are like one value: that are for one label, for sequences, for
+    /// dictionaries, or for anything. Each counts one, and one more for each two groups or constants beyond the first. That is
+    /// how much one principal can add to what others' values cost, in some 10 to 40 ns each.
+    pub principal_skeletons_alike: u64,
     /// Captures lists that the broker keeps for one principal's observations, over all of its patterns, counted in steps:
     /// for each pattern what it captures, some 35 bytes each, and once more for each further observation of the same
     /// pattern by one connection. Observers of one pattern share its lists, and one of their principals pays for them. Four
@@ -68,6 +72,7 @@ impl Default for Limits {
             connection: Quota { assertions: 10_000_000, observations: 200_000, references: 200_000 },
             principal: Quota { assertions: 20_000_000, observations: 1_000_000, references: 1_000_000 },
             principal_skeletons: 20_000,
+            principal_skeletons_alike: 256,
             principal_captures: 20_000_000,
             principal_unfinished: 512 << 20,
         }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use dashmap::DashMap;
 use staunch_index::Payer;
 
-use crate::limits::{Meter, Taken};
+use crate::limits::{Limits, Meter, Taken};
+use crate::relay::Failure;
 
 /// What one principal holds, beside its debts.
 #[derive(Default)]
@@ -27,6 +28,13 @@ pub(crate) struct Holdings {
     captures_max: Arc<AtomicU64>,
     /// Where it is listed.
     listed: Option<(Box<str>, Weak<Map>)>,
+}
+
+impl Holdings {
+    /// Another than that of any other principal that is there.
+    pub(crate) fn number(self: &Arc<Holdings>) -> u64 {
+        Arc::as_ptr(self).addr() as u64
+    }
 }
 
 type Map = DashMap<Box<str>, Weak<Holdings>>;
@@ -101,17 +109,25 @@ impl Principals {
 pub(crate) struct SkeletonShare(Arc<Holdings>);
 
 impl SkeletonShare {
-    /// Takes a place, if there is one.
+    /// Takes a place for a skeleton with which those that are like it come to `alike`, if there is one.
     ///
     /// # Errors
-    /// The limit, if it is reached.
-    pub(crate) fn take(holdings: &Arc<Holdings>, skeletons_max: u64) -> Result<SkeletonShare, u64> {
+    /// The limit that is reached.
+    pub(crate) fn take(
+        holdings: &Arc<Holdings>,
+        alike: u64,
+        limits: &Limits,
+    ) -> Result<SkeletonShare, Failure> {
+        if alike > limits.principal_skeletons_alike {
+            return Err(Failure::TooManySkeletonsAlike(limits.principal_skeletons_alike));
+        }
+        let skeletons_max = limits.principal_skeletons;
         let taken = holdings
             .skeletons
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < skeletons_max).then_some(n + 1));
         match taken {
             Ok(_) => Ok(SkeletonShare(holdings.clone())),
-            Err(_) => Err(skeletons_max),
+            Err(_) => Err(Failure::TooManySkeletons(skeletons_max)),
         }
     }
 }
@@ -143,7 +159,7 @@ impl CapturesPayer {
 
 impl Payer for CapturesPayer {
     fn number(&self) -> u64 {
-        Arc::as_ptr(&self.holdings).addr() as u64
+        self.holdings.number()
     }
 
     fn holder(&self) -> u64 {

@@ -297,6 +297,57 @@ fn observers_with_costly_caveats_end_alone() {
     });
 }
 
+/// Many sessions of one principal, each behind caveats that take as much as one may, are bounded together; as many behind
+/// ordinary ones are not.
+#[test]
+fn a_crowd_behind_costly_caveats_ends() {
+    let (server, address) = start(Config { workers: 2, ..Config::default() });
+    let crowd = |caveats: &dyn Fn(usize) -> String| -> Vec<Client> {
+        let pattern = record_pattern("innocent", 1);
+        let one = |n| {
+            let mut client = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+            client.send(&format!("[[1 <A <Observe {pattern} #:[1 1 {}]> 10>]]", caveats(n)));
+            client.sync();
+            client
+        };
+        (0..300).map(one).collect()
+    };
+    let mut innocent = Client::tcp(address).resolved();
+    innocent.send(&format!(
+        "[[1 <A <Observe {} #:[1 1 <rewrite <bind <arr [SignedInteger]>> <ref 0>> <reject <arr [<lit 5>]>>]> 10>]]",
+        record_pattern("innocent", 1)
+    ));
+    innocent.send(&format!("[{}]", observe("<group <arr> {0: <bind <_>>}>", 7, 11)));
+    innocent.sync();
+    let mut author = Client::tcp(address).resolved();
+    author.send("[[1 <M <first>>]]");
+    let mut ordinary = crowd(&|n| {
+        format!(
+            "<rewrite <bind <arr [SignedInteger]>> <ref 0>> <reject <arr [<lit {n}>]>> <reject <rec x []>>"
+        )
+    });
+    let many = "[1 <M <innocent 1000>>]".repeat(100);
+    author.send(&format!("[{many}]"));
+    author.sync();
+    ordinary.iter_mut().for_each(|client| assert_eq!(client.sync(), []));
+
+    let alternatives =
+        |n: usize| (0..400).map(move |i| format!("<rewrite <lit -{}> <lit 0>>", 1 + i + n * 400));
+    let costly = crowd(&|n| format!("<or [{}]>", alternatives(n).collect::<String>()));
+    author.send("[[1 <M <innocent 1001>>]]");
+    author.sync();
+    innocent.sync();
+    let ended = costly.into_iter().filter_map(|mut client| {
+        client.send_anyway(&bytes("[[1 <S #:[0 1]>]]"));
+        client.finish_anyway();
+        client.rest().1
+    });
+    let ended = ended.inspect(|why| assert!(why.contains("Observations behind caveats"), "{why}")).count();
+    assert!((100..300).contains(&ended), "{ended} ended");
+    drop((innocent, author, ordinary));
+    until("all is given back", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
+}
+
 /// A few bytes attenuate further what is attenuated at length already: that copies nothing, and goes on only so far.
 #[test]
 fn long_caveats_attenuated_over_and_over() {
@@ -319,6 +370,88 @@ fn long_caveats_attenuated_over_and_over() {
         let error = client.ends_with_error();
         assert!(error.contains("65536 bytes"), "{error}");
     });
+}
+
+/// The kinds of pattern of one principal that are like one value are bounded beside, by what they take to be tried.
+#[test]
+fn skeletons_that_are_like_one_value_are_bounded_per_principal() {
+    let (server, address) = start(Config {
+        workers: 2,
+        limits: staunch::limits::Limits { principal_skeletons_alike: 10, ..Default::default() },
+        ..Config::default()
+    });
+    let handles = std::cell::Cell::new(100);
+    let skeleton = |label: &str, n: usize| {
+        handles.set(handles.get() + 1);
+        observe(&format!("<group <rec {label}> {{{n}: <lit 1>}}>"), 7, handles.get())
+    };
+    let mut first = Client::tcp(address).resolved();
+    (0..9).for_each(|n| first.send(&format!("[{}]", skeleton("x", n))));
+    first.sync();
+    // With two constants it counts twice.
+    let mut second = Client::tcp(address).resolved();
+    second.send_anyway(&bytes(&format!("[{}]", observe("<group <rec x> {0: <lit 1> 1: <lit 1>}>", 7, 50))));
+    let why = second.ends_with_error();
+    assert!(why.contains("that are like one value") && why.contains("more than 10"), "{why}");
+    let mut third = Client::tcp(address).resolved();
+    third.send(&format!("[{}]", skeleton("x", 9)));
+    // Known ones are free; so are those for other labels, to themselves.
+    (0..10).for_each(|n| third.send(&format!("[{}]", skeleton("x", n))));
+    (0..10).for_each(|n| third.send(&format!("[{}]", skeleton("y", n))));
+    third.sync();
+    let mut elsewhere = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+    (20..30).for_each(|n| elsewhere.send(&format!("[{}]", skeleton("x", n))));
+    elsewhere.sync();
+    // What is given up may be had again.
+    drop((first, third));
+    until("they are gone", || server.index_counts().2 == 10);
+    let mut fourth = Client::tcp(address).resolved();
+    (0..10).for_each(|n| fourth.send(&format!("[{}]", skeleton("x", n))));
+    fourth.sync();
+    fourth.send(&format!("[{}]", skeleton("x", 10)));
+    fourth.ends_with_error();
+}
+
+/// A turn whose values are like so many kinds of pattern that all would wait for it is refused whole.
+#[test]
+fn a_turn_that_is_tried_for_too_much_is_refused() {
+    let (server, address) = start(Config { workers: 2, ..Config::default() });
+    let mut observer = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+    // 128 kinds, of two constants each. None of them matches.
+    let kinds = (0..12).flat_map(|a| (a + 1..20).map(move |b| (a, b))).take(128);
+    let kinds = kinds
+        .zip(10..)
+        .map(|((a, b), n)| observe(&format!("<group <rec x> {{{a}: <lit 1> {b}: <lit 1>}}>"), 7, n));
+    let kinds: Vec<String> = kinds.collect();
+    observer.send(&format!("[{}]", kinds.concat()));
+    observer.sync();
+    let mut watcher = Client::tcp_from("127.0.0.3".parse().unwrap(), address).resolved();
+    watcher.send(&format!("[{}]", observe(&record_pattern("x", 1), 7, 5)));
+    watcher.sync();
+    let messages: fn(&str, usize) -> String =
+        |label, count| format!("[{}]", format!("[1 <M <{label} 0>>]").repeat(count));
+    let assertions: fn(&str, usize) -> String = |label, count| {
+        format!(
+            "[{}]",
+            (0..count).map(|n| format!("[1 <A <{label} {n}> {}>]", n + 10_000 * count)).collect::<String>()
+        )
+    };
+    for turn in [messages, assertions] {
+        let mut author = Client::tcp(address).resolved();
+        author.send("[[1 <M <first>>]]");
+        author.send_bytes(&bytes(&turn("y", 3000)));
+        author.sync();
+        let mut author = Client::tcp(address).resolved();
+        author.send("[[1 <M <first>>]]");
+        author.send_bytes(&bytes(&turn("x", 2000)));
+        assert_eq!(watcher.turn().len(), 2000);
+        author.send_anyway(&bytes(&turn("x", 2200)));
+        let why = author.ends_with_error();
+        assert!(why.contains("too many kinds of pattern; send it in parts"), "{why}");
+        watcher.sync();
+    }
+    drop((observer, watcher));
+    until("all is given back", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
 }
 
 /// A principal may have so many skeletons, in however many connections; others are not concerned, and what it gives up

@@ -103,7 +103,7 @@ fn who_multiplies_the_turns_of_others_ends_alone() {
         let mut innocent = observers(address, 3, |n| 10 + n);
         let mut greedy = Client::tcp(address).resolved();
         // Each is a group of its own, and gets all.
-        for n in 0..60 {
+        for n in 0..100 {
             greedy.send(&format!("[{}]", observe("<bind <_>>", 10 + n, 10 + n)));
         }
         // It is told of its own observations, many times over.
@@ -124,12 +124,91 @@ fn who_multiplies_the_turns_of_others_ends_alone() {
     }
 }
 
+/// Many small connections of one principal, each of which observes once, do not end a small turn's author.
+#[test]
+fn a_crowd_of_one_principal_does_not_end_who_sends_little() {
+    for little in [messages(20), assertions(20)] {
+        let (server, address) = broker();
+        let mut innocent = observers(address, 3, |n| 10 + n);
+        let source = "127.0.0.2".parse().unwrap();
+        let crowd = (0..400).map(|n| {
+            let mut client = Client::tcp_from(source, address).resolved();
+            client.send(&format!("[{}]", observe(&record_pattern("x", 2), 10 + n, 5)));
+            client.sync();
+            client
+        });
+        let crowd: Vec<Client> = crowd.collect();
+        let mut author = Client::tcp(address).resolved();
+        author.send_bytes(&bytes(&little));
+        assert_eq!(author.sync(), []);
+        for observer in &mut innocent {
+            assert!(observer.sync_at(1).iter().map(Vec::len).eq([20]), "all of it, in one turn");
+        }
+        // So many go as need be, and the rest gets what it is to get.
+        let told: Vec<_> = crowd
+            .into_iter()
+            .map(|mut client| {
+                client.send_anyway(&bytes("[[1 <S #:[0 1]>]]"));
+                client.finish_anyway();
+                client.rest()
+            })
+            .collect();
+        let ended = told.iter().filter_map(|(_, why)| why.as_ref());
+        let ended =
+            ended.inspect(|why| assert!(why.contains("of one principal that multiply"), "{why}")).count();
+        assert!((50..300).contains(&ended), "{ended} ended");
+        drop((author, innocent));
+        until("all is repaid", || server.total_debt() == 0 && server.index_counts() == (0, 0, 0));
+    }
+}
+
+/// The same crowd is not to blame for a turn that is large itself.
+#[test]
+fn a_crowd_does_not_end_for_who_sends_much() {
+    let (_server, address) = broker();
+    let mut crowd = observers(address, 40, |n| 10 + n);
+    let mut author = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+    author.send_anyway(&bytes(&assertions(500)));
+    assert!(author.ends_with_error().contains("send it in parts"));
+    crowd.iter_mut().for_each(|observer| assert_eq!(observer.sync(), []));
+}
+
+/// Who has a few observations of a kind is not to blame for a turn that is large itself: not for its events, whatever
+/// others observe, nor for its bytes.
+#[test]
+fn who_observes_in_several_ways_does_not_end_for_who_sends_much() {
+    let gateway = |address| {
+        let mut client = Client::tcp(address).resolved();
+        (0..20).for_each(|n| client.send(&format!("[{}]", observe(&record_pattern("x", 2), 10 + n, 10 + n))));
+        client.sync();
+        client
+    };
+    let (_server, address) = start(Config { workers: 2, ..Config::default() });
+    let mut innocent = gateway(address);
+    let mut author = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+    let idle: String = (0..1000).map(|n| observe(&format!("<lit {n}>"), 5, 10 + n)).collect();
+    author.send_bytes(&bytes(&format!("[{idle}]")));
+    author.send_bytes(&bytes(&messages(1100)));
+    assert_eq!(innocent.turn().len(), 20 * 1100);
+    author.sync();
+
+    let (_server, address) = broker();
+    let mut innocent = gateway(address);
+    for much in [messages(500), assertions(500)] {
+        let mut author = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
+        author.send_anyway(&bytes(&much));
+        let why = author.ends_with_error();
+        assert!(why.contains("send it in parts"), "{why}");
+        assert_eq!(innocent.sync(), []);
+    }
+}
+
 /// Observations that come with the turn itself multiply it as well.
 #[test]
 fn who_multiplies_its_own_turn_ends() {
     let (server, address) = broker();
     let mut greedy = Client::tcp(address).resolved();
-    let observations: String = (0..60).map(|n| observe("<bind <_>>", 10 + n, 1000 + n)).collect();
+    let observations: String = (0..100).map(|n| observe("<bind <_>>", 10 + n, 1000 + n)).collect();
     greedy.send_anyway(&bytes(&format!("[{observations}{}", &messages(500)[1..])));
     let (events, why) = greedy.rest();
     assert!(events.iter().all(|e| !e.body.contains("<x")), "no part of it");
@@ -144,7 +223,7 @@ fn who_multiplies_messages_with_references_ends_alone() {
     let (server, address) = broker();
     let (mut owner, mut greedy, told) = introduced(address, &[5]);
     assert_eq!(told.oid, 7);
-    for n in 0..60 {
+    for n in 0..100 {
         greedy.send(&format!("[{}]", observe("<bind <_>>", 10 + n, 10 + n)));
     }
     greedy.sync();
@@ -190,7 +269,7 @@ fn a_share_may_be_shed_while_a_message_with_a_reference_is_staged() {
     innocent.send(&format!("[{}]", observe(&record_pattern("x", 2), 7, 2)));
     innocent.sync();
     let mut greedy = Client::tcp(address).resolved();
-    (0..60).for_each(|n| greedy.send(&format!("[{}]", observe("<bind <_>>", 10 + n, 10 + n))));
+    (0..100).for_each(|n| greedy.send(&format!("[{}]", observe("<bind <_>>", 10 + n, 10 + n))));
     greedy.sync();
     let mut owner = Client::tcp(address).resolved();
     let text = "t".repeat(80);

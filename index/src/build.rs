@@ -44,7 +44,8 @@ pub struct Prepared<D: Domain> {
 
 impl<D: Domain> Index<D> {
     /// Reserves a place for an observer with this pattern and handle domain. If the pattern's skeleton is new,
-    /// `admit` is asked who is charged for it, and may refuse. What is kept for the observation may be `payer`'s to pay.
+    /// `admit` is asked who is charged for it, and may refuse. It is told what the payer's skeletons that are like this one (for
+    /// values of one label, for sequences, for dictionaries or for anything) come to with it, see [`Reader::effort`](crate::Reader::effort). What is kept for the observation may be `payer`'s to pay.
     /// Takes the exclusive lock for a moment.
     ///
     /// # Errors
@@ -54,7 +55,7 @@ impl<D: Domain> Index<D> {
         pattern: &Pattern,
         domain: u64,
         payer: D::Payer,
-        admit: impl FnOnce() -> Result<D::Owner, R>,
+        admit: impl FnOnce(u64) -> Result<D::Owner, R>,
     ) -> Result<Prepared<D>, R> {
         let group = self.write().trie().reserve(pattern, domain, &payer, admit)?;
         Ok(Prepared { group, domain, payer })

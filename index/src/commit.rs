@@ -234,6 +234,19 @@ impl<D: Domain> Reader<'_, D> {
         self.state.subscriptions.len()
     }
 
+    /// What it takes to route a value at most, about as many times as long as a skeleton of one group and one constant takes:
+    /// for each skeleton that is like it (by the label, or in that both are sequences or dictionaries) one, and one more
+    /// for each two further groups or constants. Costs one look-up.
+    pub fn effort(&self, value: View<'_>) -> u64 {
+        self.state.trie.efforts.of_value(value)
+    }
+
+    /// The most that any value may take.
+    #[inline]
+    pub fn effort_max(&self) -> u64 {
+        self.state.trie.efforts.sum()
+    }
+
     /// Routes a message: calls `to` for each group of observers that get the same of it. Takes no further lock,
     /// allocates nothing once `scratch` has grown.
     #[inline]

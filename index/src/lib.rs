@@ -6,7 +6,8 @@
 //! # Layout
 //! - [`pattern`]: patterns, compiled flat; `plan`: how captures are read; `find`: looking into
 //!   values; `key`: their constants.
-//! - `trie`: skeletons by shape; `edge`: its edges; `roster`: the observers at each skeleton.
+//! - `trie`: skeletons by shape; `edge`: its edges; `roster`: the observers at each skeleton; `effort`: what it takes to try
+//!   them.
 //! - `store`: the assertions, in shards.
 //! - `bag`: which captures lists a group of observers has been told of; `parts`: bags in stripes; `purse`: who pays
 //!   for them.
@@ -40,6 +41,7 @@ mod bag;
 mod build;
 mod commit;
 mod edge;
+mod effort;
 mod find;
 mod key;
 mod parts;

@@ -26,6 +26,7 @@ use staunch_protocols::wire::View;
 use crate::bag::Reading;
 use crate::commit::Usage;
 use crate::edge::Edge;
+use crate::effort::{self, Efforts};
 use crate::find::{Finder, resolve};
 use crate::key::{key_of_pattern, long_constants};
 use crate::parts::Parts;
@@ -33,7 +34,7 @@ use crate::pattern::{Loc, Pattern, Shape, Step};
 use crate::plan::Plan;
 use crate::purse::Purse;
 use crate::roster::{Lanes, Observer, Roster};
-use crate::value::Domain;
+use crate::value::{Domain, Payer as _};
 
 /// What the groups of one skeleton share.
 pub(crate) struct Skeleton {
@@ -113,6 +114,8 @@ pub(crate) struct Place<D: Domain> {
     keyed: HashMap<Box<[u8]>, Vec<Entry<D>>, RandomState>,
     /// Held for its drop: whoever is charged for the skeleton.
     _owner: D::Owner,
+    /// The number of whoever made the skeleton.
+    maker: u64,
     /// Who pays for the members.
     pub(crate) purse: Arc<Purse<D>>,
 }
@@ -159,6 +162,7 @@ pub(crate) struct Trie<D: Domain> {
     skeletons: HashTable<Arc<Skeleton>>,
     /// By skeleton, constants, captures and what else is required.
     families: HashTable<Family<D>>,
+    pub(crate) efforts: Efforts,
     hasher: RandomState,
     next_skeleton: u32,
     next_group: u64,
@@ -180,6 +184,7 @@ impl<D: Domain> Default for Trie<D> {
             free: Vec::new(),
             skeletons: HashTable::new(),
             families: HashTable::new(),
+            efforts: Efforts::default(),
             hasher: RandomState::default(),
             next_skeleton: 0,
             next_group: 0,
@@ -311,13 +316,14 @@ impl<D: Domain> Trie<D> {
     }
 
     /// The group that an observer with this pattern and handle domain is to join, with its place reserved.
-    /// `admit` is asked for the owner of a skeleton that has to be made, and may refuse.
+    /// `admit` is asked for the owner of a skeleton that has to be made, and may refuse; it is told what the payer's
+    /// skeletons that are like it come to then.
     pub(crate) fn reserve<R>(
         &mut self,
         pattern: &Pattern,
         domain: u64,
         payer: &D::Payer,
-        admit: impl FnOnce() -> Result<D::Owner, R>,
+        admit: impl FnOnce(u64) -> Result<D::Owner, R>,
     ) -> Result<Arc<Group<D>>, R> {
         let skeleton = self.skeleton(pattern, payer, admit)?;
         let key = key_of_pattern(pattern);
@@ -386,7 +392,7 @@ impl<D: Domain> Trie<D> {
         &mut self,
         pattern: &Pattern,
         payer: &D::Payer,
-        admit: impl FnOnce() -> Result<D::Owner, R>,
+        admit: impl FnOnce(u64) -> Result<D::Owner, R>,
     ) -> Result<Arc<Skeleton>, R> {
         let constants = || pattern.constants.iter().map(|(loc, _)| loc);
         let hash = hash_skeleton(&self.hasher, &pattern.shape, constants());
@@ -394,7 +400,9 @@ impl<D: Domain> Trie<D> {
         if let Some(known) = self.skeletons.find(hash, is_it) {
             return Ok(known.clone());
         }
-        let owner = admit()?;
+        let (maker, effort) = (payer.number(), effort::of_skeleton(&pattern.shape, pattern.constants.len()));
+        let owner = admit(self.efforts.of_payer(maker, &pattern.shape) + effort)?;
+        self.efforts.add(maker, &pattern.shape, effort);
         let node = self.node_for(&pattern.shape);
         self.next_skeleton += 1;
         let places = &mut self.nodes[node as usize].places;
@@ -411,6 +419,7 @@ impl<D: Domain> Trie<D> {
             plain: Vec::new(),
             keyed: HashMap::default(),
             _owner: owner,
+            maker,
             purse: Arc::new(Purse::new(payer.clone())),
         });
         let Trie { skeletons, hasher, .. } = self;
@@ -521,7 +530,7 @@ impl<D: Domain> Trie<D> {
         let skeleton = &group.skeleton;
         let places = &mut self.nodes[skeleton.node as usize].places;
         let at = position(&skeleton.at);
-        places.swap_remove(at);
+        let Place { maker, .. } = places.swap_remove(at);
         if let Some(moved) = places.get(at) {
             set_position(&moved.skeleton.at, at);
         }
@@ -529,6 +538,8 @@ impl<D: Domain> Trie<D> {
         if let Ok(found) = self.skeletons.find_entry(hash, |s| s.id == skeleton.id) {
             found.remove();
         }
+        let effort = effort::of_skeleton(&skeleton.shape, skeleton.constants.len());
+        self.efforts.remove(maker, &skeleton.shape, effort);
         self.prune(&skeleton.shape);
         Some(skeleton.id)
     }

@@ -304,7 +304,7 @@ impl Worker<'_> {
         let bytes = rec("Observe", vec![tree.clone(), capability(number)]).canonical();
         let scanner = scanned(&bytes);
         let (compiled, _) = Pattern::of_observe(scanner.view(&bytes)).unwrap();
-        let prepared = self.index.prepare::<()>(&compiled, number % 3, (), || Ok(())).unwrap();
+        let prepared = self.index.prepare::<()>(&compiled, number % 3, (), |_| Ok(())).unwrap();
         while !self.index.advance(&prepared, 2, &mut self.scratch).unwrap() {
             if self.random.below(40) == 0 {
                 self.index.write().cancel(prepared);

@@ -82,7 +82,7 @@ impl Harness {
         let scanner = scanned(&bytes);
         let value = scanner.view(&bytes);
         let (compiled, _) = Pattern::of_observe(value).unwrap();
-        let prepared = self.index.prepare::<()>(&compiled, domain, (), || Ok(())).unwrap();
+        let prepared = self.index.prepare::<()>(&compiled, domain, (), |_| Ok(())).unwrap();
         while !self.index.advance(&prepared, 1000, &mut self.scratch).unwrap() {}
         let observe = Some((prepared, To(domain, self.asked.clone())));
         let mut placed = Vec::new();

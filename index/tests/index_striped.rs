@@ -24,7 +24,7 @@ fn observe(index: &Index<Plug>, number: u64, payer: &Pays, recorder: &mut Record
     let scanner = scanned(&bytes);
     let value = scanner.view(&bytes);
     let (pattern, _) = Pattern::of_observe(value).unwrap();
-    let prepared = index.prepare::<()>(&pattern, number, payer.clone(), || Ok(Arc::default())).unwrap();
+    let prepared = index.prepare::<()>(&pattern, number, payer.clone(), |_| Ok(Arc::default())).unwrap();
     while !index.advance(&prepared, 100, &mut scratch).unwrap() {}
     let to = To { observer: number, domain: number };
     let assert = Action::Assert { value, extra: None, observe: Some((prepared, to)) };

@@ -164,7 +164,8 @@ enum Scenario {
     /// 1->1 among patterns with other constant positions for the same label; one point per count
     ///
     /// Messages carry 14 more fields. Pattern k is `<group <rec Says> {0: <lit "x"> 1: <bind <_>> ...}>` with a
-    /// constant, never equal, in each field whose bit is set in k.
+    /// constant, never equal, in each field whose bit is set in k. From some 90 on, Staunch has to be started with
+    /// `--limit principal-skeletons-alike=100000`.
     Skeletons {
         /// Numbers of skeletons, ascending, at most 16383
         #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000,10000")]

@@ -308,7 +308,7 @@ fn observe_timed(index: &Index<Plug>, part: &Part, number: u64) {
     let value = scanner.view(&bytes);
     let Some((pattern, _)) = Pattern::of_observe(value) else { return };
     let begun = Instant::now();
-    let Ok(prepared) = index.prepare::<()>(&pattern, number, (), || Ok(())) else { return };
+    let Ok(prepared) = index.prepare::<()>(&pattern, number, (), |_| Ok(())) else { return };
     let is_prepared = Instant::now();
     let mut steps = Times::default();
     loop {

@@ -39,7 +39,7 @@ impl Gatekeeper {
         let mut answers = self.answers.lock();
         for (question, answer) in answers.iter_mut().filter(|(_, answer)| answer.given.is_none()) {
             let Some(session) = broker.sessions.get(&answer.session).map(|s| s.clone()) else { continue };
-            let mut asker = Asker::new(answer.session);
+            let mut asker = Asker::new(&session);
             let answered = self.answer(question, &answer.caps).and_then(|reply| {
                 let (value, caps) = asker.pass(&reply.observer, reply.value, reply.caps)?;
                 if let Some(slow) = reply.slow {

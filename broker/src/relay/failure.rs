@@ -27,6 +27,12 @@ pub(crate) enum Failure {
     TooMany(Exceeded),
     #[error("More than {0} kinds of pattern (skeletons) of one principal")]
     TooManySkeletons(u64),
+    #[error(
+        "Kinds of pattern (skeletons) of one principal that are like one value, such as all for one label, come to more than {0}"
+    )]
+    TooManySkeletonsAlike(u64),
+    #[error("A turn whose values have to be held against too many kinds of pattern; send it in parts")]
+    TurnTooLong,
     #[error("More than {0} captures lists kept for the observations of one principal")]
     TooManyCaptures(u64),
     #[error("Packets that have not come whole take more than {0} bytes of one principal")]
@@ -50,6 +56,10 @@ pub(crate) enum Failure {
     CapturesTooMuch(usize),
     #[error("Observations that multiply what others send: one turn came to more than {0} bytes")]
     Multiplied(u64),
+    #[error(
+        "Connections of one principal that multiply what others send: one turn would have come to more than {0} bytes for all of them"
+    )]
+    MultipliedByMany(u64),
     #[error("Observations that multiply what others send: one turn would have come to more than {0} events")]
     MultipliedEvents(u64),
     #[error(

@@ -7,14 +7,15 @@ mod others;
 use std::sync::Arc;
 
 use staunch_index::pattern::Pattern;
-use staunch_index::{Action, Overdrawn, Prepared, Reader, Stored, looks_like_observe};
+use staunch_index::{Action, Overdrawn, Prepared, Stored, looks_like_observe};
 use staunch_protocols::wire::{Int, Scanner, View};
 
+use super::Slice;
 use super::failure::Failure;
 use super::handles::{Held, What};
 use super::membrane::{Membrane, Ref, Refs};
 use super::session::{Inbound, Session};
-use super::weigh::{FRAME_BYTES, Heavy, Kind, LIGHT_PAIRS_MAX, Weight};
+use super::weigh::{EFFORT_MAX, Effort, FRAME_BYTES, Heavy, Kind, LIGHT_PAIRS_MAX, Weight};
 use crate::Local;
 use crate::attenuate::Machine;
 use crate::cap::{self, Cap, Caps, Entity};
@@ -184,33 +185,44 @@ impl Session {
         subscribes: &Subscribes,
     ) -> Result<Prepared<Router>, Failure> {
         use staunch_index::Endpoint as _;
-        let skeletons_max = self.broker().limits().principal_skeletons;
-        let admit = || SkeletonShare::take(self.holdings(), skeletons_max);
-        let domain = Target::of(&subscribes.observer, self.id()).handle_domain();
+        let admit = |alike| SkeletonShare::take(self.holdings(), alike, &self.broker().limits());
+        let domain = self.target_of(&subscribes.observer).handle_domain();
         let payer = CapturesPayer::new(self.holdings(), self.id());
-        let prepared = dataspace.index.prepare(&subscribes.pattern, domain, payer, admit);
-        prepared.map_err(Failure::TooManySkeletons)
+        dataspace.index.prepare(&subscribes.pattern, domain, payer, admit)
     }
 
-    /// Whether a turn may come to what it would, in each of the dataspaces that it concerns. False if somebody has to
-    /// go first, who has been told to.
+    /// Where the events of an observation go that the session asks for.
+    fn target_of(&self, observer: &Cap) -> Target {
+        Target::of(observer, self.id(), self.holdings().number())
+    }
+
+    /// Whether a turn may come to what it would, in each of the dataspaces that it concerns, and take what that takes. False
+    /// if somebody has to go first, who has been told to.
     fn weigh(&self, events: &[Event], packet: View<'_>, local: &mut Local) -> Result<bool, Failure> {
         let size = |event: &Event| event.value_bytes(packet) as u64 + FRAME_BYTES;
         let once: u64 = events.iter().map(size).sum();
-        let mut weight = Weight::new(events.len(), once, self.broker());
+        let mut weight = Weight::new(events.len(), once, self);
         for dataspace in dataspaces_of(events) {
             let reader = dataspace.index.read();
+            if events.len() as u64 * reader.effort_max() > EFFORT_MAX {
+                let mut effort = Effort::default();
+                each_value(&dataspace, events, packet, |value, _| effort.add(reader.effort(value)))?;
+            }
             let observers = reader.observers() as u64;
             if once.saturating_mul(observers) <= self.broker().fan_out_max
                 && events.len() as u64 * observers <= LIGHT_PAIRS_MAX
             {
                 continue;
             }
-            match weigh_in(&mut weight, &dataspace, events, packet, &reader, local) {
+            let scratch = &mut local.scratch;
+            let weighed = each_value(&dataspace, events, packet, |value, kind| {
+                weight.add(value, kind, &reader, scratch)
+            });
+            match weighed {
                 Ok(()) => {}
                 Err(Heavy::TooWide(max)) => return Err(Failure::TurnTooWide(max)),
-                Err(Heavy::Multiplied(session, max)) => {
-                    self.broker().end_session(session, Failure::MultipliedEvents(max));
+                Err(Heavy::Multiplied(sessions, why, max)) => {
+                    sessions.into_iter().for_each(|session| self.broker().end_session(session, why(max)));
                     return Ok(false);
                 }
             }
@@ -258,9 +270,8 @@ impl Session {
                 Event::Assert { value, caps, handle, subscribes, .. } => {
                     let value = view(value, packet);
                     exclusive |= looks_like_observe(value.span());
-                    let observe = subscribes
-                        .take()
-                        .and_then(|s| Some((s.prepared?, Target::of(&s.observer, self.id()))));
+                    let observe =
+                        subscribes.take().and_then(|s| Some((s.prepared?, self.target_of(&s.observer))));
                     let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(caps)));
                     positions.push((*i, at));
                     asserted.push((!brief[*i]).then(|| handle.clone()));
@@ -305,43 +316,18 @@ impl Session {
     /// Retracts some of what the peer has asserted, at the session's end. Returns whether there may be more.
     pub(super) fn retract_some(self: &Arc<Self>, inbound: &mut Inbound, local: &mut Local) -> bool {
         const COUNT: usize = 256;
-        let mut taken = inbound.handles.take_some(COUNT);
-        let more = inbound.leftovers.len().min(COUNT.saturating_sub(taken.len()));
-        let keep = inbound.leftovers.len() - more;
-        taken.extend(inbound.leftovers.drain(keep..));
+        let keep = inbound.leftovers.len().saturating_sub(COUNT);
+        let mut taken = inbound.leftovers.split_off(keep);
+        taken.extend(inbound.handles.take_some(COUNT - taken.len()));
         let mut rest: Vec<Option<Held>> = taken.into_iter().map(Some).collect();
+        let mut slice = Slice::default();
         while let Some(dataspace) = {
             let membrane = self.membrane();
             rest.iter().flatten().find_map(|held| dataspace_of(&membrane, held))
         } {
-            let mut exclusive = false;
-            let mut actions = Vec::new();
-            for held in &mut rest {
-                let Some(found) = held.as_ref().and_then(|h| dataspace_of(&self.membrane(), h)) else {
-                    continue;
-                };
-                if !Arc::ptr_eq(&found, &dataspace) {
-                    continue;
-                }
-                if let Some(stored) = held.take().as_ref().and_then(stored_of) {
-                    exclusive |= stored.may_observe();
-                    actions.push(Action::Retract(stored));
-                }
-            }
-            local.stage.next_turn();
-            let Local { stage, scratch, .. } = &mut *local;
-            let mut sink = Commit { stage, broker: self.broker(), caps: &Caps::new() };
-            let mut placed = Vec::new();
-            if exclusive {
-                dataspace.index.write().commit(
-                    Some(self.id()),
-                    &mut actions,
-                    &mut placed,
-                    scratch,
-                    &mut sink,
-                );
-            } else {
-                dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
+            self.retract_piece(&dataspace, &mut rest, local);
+            if slice.ends() {
+                inbound.leftovers.extend(rest.drain(..).flatten());
             }
         }
         for held in rest.into_iter().flatten() {
@@ -352,17 +338,48 @@ impl Session {
         local.stage.publish_staged(self.broker());
         inbound.handles.len() > 0 || !inbound.leftovers.is_empty()
     }
+
+    /// Retracts those of `rest` that are in one dataspace, in one turn; only some of them, if that may take long.
+    fn retract_piece(self: &Arc<Self>, dataspace: &Dataspace, rest: &mut [Option<Held>], local: &mut Local) {
+        /// So many at most that take more than this each.
+        const PIECE: usize = 16;
+        const EFFORT_SHORT: u64 = 256;
+        let is_long = dataspace.index.read().effort_max() > EFFORT_SHORT;
+        let piece = if is_long { PIECE } else { rest.len() };
+        let mut exclusive = false;
+        let mut actions = Vec::new();
+        for held in rest {
+            if actions.len() == piece {
+                break;
+            }
+            let found = held.as_ref().and_then(|held| dataspace_of(&self.membrane(), held));
+            if !found.is_some_and(|found| std::ptr::eq(&*found, dataspace)) {
+                continue;
+            }
+            if let Some(stored) = held.take().as_ref().and_then(stored_of) {
+                exclusive |= stored.may_observe();
+                actions.push(Action::Retract(stored));
+            }
+        }
+        local.stage.next_turn();
+        let Local { stage, scratch, .. } = local;
+        let mut sink = Commit { stage, broker: self.broker(), caps: &Caps::new() };
+        let mut placed = Vec::new();
+        if exclusive {
+            dataspace.index.write().commit(Some(self.id()), &mut actions, &mut placed, scratch, &mut sink);
+        } else {
+            dataspace.index.read().commit(&mut actions, &mut placed, scratch, &mut sink);
+        }
+    }
 }
 
-/// Adds those of a turn's events that one dataspace gets.
-fn weigh_in(
-    weight: &mut Weight<'_>,
+/// Looks at the values of those of a turn's events that one dataspace gets.
+fn each_value<E>(
     dataspace: &Arc<Dataspace>,
     events: &[Event],
     packet: View<'_>,
-    reader: &Reader<'_, Router>,
-    local: &mut Local,
-) -> Result<(), Heavy> {
+    mut look: impl FnMut(View<'_>, Kind) -> Result<(), E>,
+) -> Result<(), E> {
     let mut scanner = crate::attenuate::stored_scanner();
     for event in events {
         // What the turn asserts itself and retracts again is in the place of the assertion.
@@ -384,7 +401,7 @@ fn weigh_in(
             }
             _ => continue,
         };
-        weight.add(value, kind, reader, &mut local.scratch)?;
+        look(value, kind)?;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Whether a turn may come to what it would: a look ahead, for turns that might come to much.
 //!
 //! A turn takes effect whole, and is staged whole for all who observe it, so no account can stop it half-way. What it
-//! comes to is therefore bounded before it begins. Who is to blame for too much? Its author, for what each session gets
-//! of it *once*; a session that gets it many times over, by many observations, for the rest (see `stage/shed`).
+//! comes to is therefore bounded before it begins. Who is to blame for too much? A session that gets the turn very many
+//! times over, by many observations; if there is none, and the turn is small, the principal whose sessions together get the
+//! larger part of all; else the author. What is beyond that look (what caveats make of it, say) is bounded by `stage/shed`.
 
 use std::collections::HashMap;
 
@@ -11,8 +12,7 @@ use smallvec::SmallVec;
 use staunch_index::{Captures, Observers, Reader, Scratch};
 use staunch_protocols::wire::View;
 
-use super::{Opening, Remote};
-use crate::Broker;
+use super::{Failure, Opening, Remote, Session};
 use crate::cap::Entity;
 use crate::dataspace::{Router, Target};
 use crate::stage::{CLASSES_MAX, EVENT_COST, SHARED_BYTES_MIN};
@@ -62,39 +62,52 @@ pub(super) enum Kind {
     Retraction,
 }
 
-/// So many events of one turn may go to one session for each event in it, and at least [`PAIRS_MIN`] in all.
-const PAIRS_PER_EVENT: u64 = 16;
+/// So many times over each session may get a turn, in events and in bytes, and all sessions of one principal together
+/// in bytes. Who gets it more often is to blame before its author is; who does not never is.
+const COPIES_MAX: u64 = 64;
+/// So many events in all may go to one session in any case.
 const PAIRS_MIN: u64 = 16 << 10;
 /// Turns whose events times the observers in the dataspace are fewer are not weighed for the work.
 pub(super) const LIGHT_PAIRS_MAX: u64 = 1 << 20;
+/// Who gets this fraction of the bound once sends no more than anybody may, however many observe it.
+const MODEST: u64 = 256;
 
 /// What stands against a turn.
 pub(super) enum Heavy {
-    /// It would come to too much whoever observes it: its author is to blame.
+    /// Its author is to blame: it would come to more than this whoever observes it, or to somebody who does not observe
+    /// much.
     TooWide(u64),
-    /// This session has it multiplied, by many observations, to more events than this: it has to go first.
-    Multiplied(u64, u64),
+    /// These sessions, or one principal's, have it multiplied: they have to go first.
+    Multiplied(Vec<u64>, fn(u64) -> Failure, u64),
 }
 
 /// What a turn would come to.
 pub(super) struct Weight<'b> {
+    author: &'b Session,
     /// What it comes to for somebody who gets each event once.
     once: u64,
+    /// The same of what has been added so far.
+    once_so_far: u64,
     max: u64,
     pairs_max: u64,
-    broker: &'b Broker,
-    /// What all get together, each event once.
+    /// What all get together.
     total: u64,
-    /// What each session gets: bytes, and events.
-    shares: HashMap<u64, (u64, u64), RandomState>,
+    shares: HashMap<u64, Share, RandomState>,
+}
+
+/// What one session gets.
+#[derive(Default)]
+struct Share {
+    bytes: u64,
+    pairs: u64,
 }
 
 impl<'b> Weight<'b> {
     /// Of a turn of so many events, which come to `once` with [`FRAME_BYTES`] each.
-    pub(super) fn new(events: usize, once: u64, broker: &'b Broker) -> Weight<'b> {
-        let pairs_max = (events as u64 * PAIRS_PER_EVENT).max(PAIRS_MIN);
-        let max = broker.fan_out_max;
-        Weight { once, max, pairs_max, broker, total: 0, shares: HashMap::default() }
+    pub(super) fn new(events: usize, once: u64, author: &'b Session) -> Weight<'b> {
+        let pairs_max = (events as u64 * COPIES_MAX).max(PAIRS_MIN);
+        let max = author.broker().fan_out_max;
+        Weight { author, once, once_so_far: 0, max, pairs_max, total: 0, shares: HashMap::default() }
     }
 
     /// Adds an event.
@@ -105,6 +118,10 @@ impl<'b> Weight<'b> {
         reader: &Reader<'_, Router>,
         scratch: &mut Scratch,
     ) -> Result<(), Heavy> {
+        self.once_so_far += FRAME_BYTES;
+        if kind != Kind::Retraction {
+            self.once_so_far += value.span().len() as u64;
+        }
         let mut heavy = None;
         reader.route(value, scratch, |observers, captures| {
             if heavy.is_none() {
@@ -124,32 +141,108 @@ impl<'b> Weight<'b> {
             Kind::Retraction => 0,
             _ => captures.iter().map(|c| c.len()).sum::<usize>(),
         };
-        let bytes = body as u64 + FRAME_BYTES;
-        // Copies of what many hold in one piece.
-        let shared = match kind {
-            _ if body >= SHARED_BYTES_MIN => Some(1),
-            Kind::Message => classes_of(observers),
-            _ => None,
+        let count = observers.count() as u64;
+        // Copies: fewer than observers of what many hold in one piece.
+        let copies = match kind {
+            _ if body >= SHARED_BYTES_MIN => 1,
+            Kind::Message => classes_of(observers).unwrap_or(count),
+            _ => count,
         };
-        let (mut sum, mut most) = (0, 0);
+        let bytes = (body as u64 + FRAME_BYTES) * copies / count.max(1);
         for target in observers.iter() {
             let session = session_of(target);
-            let (share, pairs) = self.shares.entry(session).or_default();
-            let before = (*share).min(self.once);
-            *share += bytes;
-            *pairs += 1;
+            let share = self.shares.entry(session).or_default();
+            share.bytes += bytes;
+            share.pairs += 1;
             // Who has gone, and whose observation somebody else keeps alive, cannot be ended.
-            if *pairs > self.pairs_max && self.broker.sessions.contains_key(&session) {
-                return Err(Heavy::Multiplied(session, self.pairs_max));
+            if share.pairs > self.pairs_max && self.author.broker().sessions.contains_key(&session) {
+                return Err(Heavy::Multiplied(vec![session], Failure::MultipliedEvents, self.pairs_max));
             }
-            let more = (*share).min(self.once) - before;
-            (sum, most) = (sum + more, most.max(more));
-            if shared.is_none() && self.total + sum > self.max {
-                return Err(Heavy::TooWide(self.max));
+            self.total += bytes;
+            if self.total > self.max {
+                return Err(self.blame());
             }
         }
-        self.total += shared.map_or(sum, |copies| copies * most);
-        if self.total > self.max { Err(Heavy::TooWide(self.max)) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Who is to blame for too much.
+    #[cold]
+    fn blame(&self) -> Heavy {
+        let modest_max = self.once_so_far * COPIES_MAX;
+        let once_each: u64 = self.shares.values().map(|share| share.bytes.min(self.once_so_far)).sum();
+        if once_each <= self.max / 2 {
+            let many = self.shares.iter().filter(|(_, share)| share.bytes > modest_max);
+            let sessions = self.shed(many.map(|(session, share)| (*session, share.bytes)).collect());
+            if !sessions.is_empty() {
+                return Heavy::Multiplied(sessions, Failure::Multiplied, self.max);
+            }
+        }
+        if self.once <= self.max / MODEST {
+            let sessions = self.shed(self.crowd(modest_max));
+            if !sessions.is_empty() {
+                return Heavy::Multiplied(sessions, Failure::MultipliedByMany, self.max);
+            }
+        }
+        Heavy::TooWide(self.max)
+    }
+
+    /// The sessions, with their shares, of the principal that gets the larger part of all, and more than is modest;
+    /// unless it is the author's own.
+    fn crowd(&self, modest_max: u64) -> Vec<(u64, u64)> {
+        let principal_of = |id: &u64| self.author.broker().sessions.get(id).map(|s| s.holdings().number());
+        let mut sums: HashMap<u64, u64, RandomState> = HashMap::default();
+        for (id, share) in &self.shares {
+            if let Some(principal) = principal_of(id) {
+                *sums.entry(principal).or_default() += share.bytes;
+            }
+        }
+        sums.remove(&self.author.holdings().number());
+        let is_it = |(_, sum): &(u64, u64)| *sum > modest_max && *sum > self.total / 2;
+        let Some((principal, _)) = sums.into_iter().find(is_it) else { return Vec::new() };
+        let its = self.shares.iter().filter(|(id, _)| principal_of(id) == Some(principal));
+        its.map(|(id, share)| (*id, share.bytes)).collect()
+    }
+
+    /// Those that have to go for the whole turn to keep within the bound, with some room: the largest shares first.
+    fn shed(&self, mut shares: Vec<(u64, u64)>) -> Vec<u64> {
+        shares.sort_unstable_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        // As much as is left may come of the rest of the turn.
+        let part =
+            |of: u64| (u128::from(of) * u128::from(self.once_so_far) / u128::from(self.once.max(1))) as u64;
+        let room = part(self.max / 4 * 3);
+        let mut held = self.total;
+        let mut sessions = Vec::new();
+        for (session, bytes) in shares {
+            if held <= room {
+                break;
+            }
+            if self.author.broker().sessions.contains_key(&session) {
+                sessions.push(session);
+                held -= bytes;
+            }
+        }
+        sessions
+    }
+}
+
+/// So much may all of a turn's events take to be routed, in [`Reader::effort`]: some 8 ms.
+pub(super) const EFFORT_MAX: u64 = 1 << 19;
+/// An event takes so much anyway: what it is to be told of and to be read.
+const EFFORT_FREE: u64 = 8;
+
+/// What it takes to route a turn's events, whoever observes them.
+#[derive(Default)]
+pub(super) struct Effort(u64);
+
+impl Effort {
+    /// One more event takes so much.
+    ///
+    /// # Errors
+    /// If that is too much.
+    pub(super) fn add(&mut self, effort: u64) -> Result<(), Failure> {
+        self.0 += effort.saturating_sub(EFFORT_FREE);
+        if self.0 > EFFORT_MAX { Err(Failure::TurnTooLong) } else { Ok(()) }
     }
 }
 

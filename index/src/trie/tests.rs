@@ -16,7 +16,7 @@ fn trie(count: u32) -> Trie<Plug> {
             required: Vec::new(),
             is_impossible: false,
         };
-        assert!(trie.reserve::<()>(&pattern, 1, &(), || Ok(())).is_ok());
+        assert!(trie.reserve::<()>(&pattern, 1, &(), |_| Ok(())).is_ok());
     }
     trie
 }
@@ -60,7 +60,7 @@ fn nothing_is_left_of_patterns_that_go() {
                 required: Vec::new(),
                 is_impossible: i % 2 == 0,
             };
-            trie.reserve::<()>(&pattern, u64::from(i % 3), &(), || Ok(())).unwrap()
+            trie.reserve::<()>(&pattern, u64::from(i % 3), &(), |_| Ok(())).unwrap()
         })
         .collect();
     assert!(trie.skeletons() > 100);

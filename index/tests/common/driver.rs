@@ -140,7 +140,7 @@ impl Driver {
         let domain = domain_of(&observer);
         let token = self.token.clone();
         let payer = self.payers[self.holder as usize].clone();
-        self.index.prepare::<()>(&pattern, domain, payer, || Ok(token)).ok()
+        self.index.prepare::<()>(&pattern, domain, payer, |_| Ok(token)).ok()
     }
 
     /// One step of a history.
@@ -544,7 +544,7 @@ pub fn captures_of(pattern: &Pattern, value: &[u8]) -> Option<Vec<u8>> {
     let mut scratch = Scratch::default();
     let observe = twin::observe_of(Tree::Int(0), 1).canonical();
     let scanner = scanned(&observe);
-    let prepared = index.prepare::<()>(pattern, 1, Pays::default(), || Ok(Arc::new(()))).unwrap();
+    let prepared = index.prepare::<()>(pattern, 1, Pays::default(), |_| Ok(Arc::new(()))).unwrap();
     while !index.advance(&prepared, 1000, &mut scratch).unwrap() {}
     let to = To { observer: 1, domain: 1 };
     let assert = Action::Assert { value: scanner.view(&observe), extra: None, observe: Some((prepared, to)) };

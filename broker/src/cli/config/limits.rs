@@ -37,7 +37,7 @@ macro_rules! limit {
 const MANY: u64 = 1 << 40;
 
 /// All of them.
-pub(crate) const LIMITS: [Limit; 15] = [
+pub(crate) const LIMITS: [Limit; 16] = [
     limit!("packet-bytes", 1024, 1 << 30, true, packet_bytes),
     // What is stored is read again by scanners that know no deeper values.
     limit!("packet-depth", 16, 256, false, packet_depth),
@@ -52,6 +52,7 @@ pub(crate) const LIMITS: [Limit; 15] = [
     limit!("principal-observations", 1, MANY, false, principal.observations),
     limit!("principal-references", 1, MANY, false, principal.references),
     limit!("principal-skeletons", 1, MANY, false, principal_skeletons),
+    limit!("principal-skeletons-alike", 1, MANY, false, principal_skeletons_alike),
     limit!("principal-captures", 1024, MANY, false, principal_captures),
     limit!("principal-unfinished", 64 << 10, MANY, true, principal_unfinished),
 ];

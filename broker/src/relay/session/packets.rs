@@ -13,7 +13,7 @@ use staunch_protocols::wire::{Int, Limits, Prefix, Progress, Scanner, View, cano
 
 use super::super::failure::Failure;
 use super::super::turn::Applied;
-use super::super::weigh::{FRAME_BYTES, Heavy, Kind, Light, Weight};
+use super::super::weigh::{EFFORT_MAX, Effort, FRAME_BYTES, Heavy, Kind, Light, Weight};
 use super::plain::PlainRun;
 use super::{Inbound, Session};
 use crate::Local;
@@ -140,6 +140,12 @@ impl Slice {
     /// what is at hand: to begin a new run after each costs wide fan-outs a third of their throughput.
     fn exclude(&mut self, spent: Duration) {
         self.began += spent;
+    }
+
+    /// Whether its time is over, as of now.
+    pub(crate) fn ends(&mut self) -> bool {
+        self.look();
+        self.is_over
     }
 
     /// Something has been done that may have taken long.
@@ -324,6 +330,7 @@ impl Session {
         let credit = self.account.limit().saturating_sub(self.account.debt());
         // A longer turn might come to more than one may: that is looked into first.
         let light = Light::of(self.broker.fan_out_max, reader.observers());
+        let effort_max = reader.effort_max();
         let mut done = 0;
         let mut bodies: SmallVec<[u32; 8]> = SmallVec::new();
         for _ in 0..TURNS_PER_HOLD {
@@ -360,6 +367,10 @@ impl Session {
                 }
                 let is_light = light.allows(length);
                 if target.read_bodies(packet, &mut bodies)? {
+                    if bodies.len() as u64 * effort_max > EFFORT_MAX {
+                        let mut effort = Effort::default();
+                        bodies.iter().try_for_each(|body| effort.add(reader.effort(packet.at(*body))))?;
+                    }
                     if !is_light && self.must_wait(packet, &bodies, reader, &mut local.scratch)? {
                         return Ok((done, Found::Packet(length)));
                     }
@@ -428,7 +439,7 @@ impl Session {
     ) -> Result<bool, Failure> {
         let bytes: usize = bodies.iter().map(|body| packet.at(*body).span().len()).sum();
         let once = bytes as u64 + bodies.len() as u64 * FRAME_BYTES;
-        let mut weight = Weight::new(bodies.len(), once, &self.broker);
+        let mut weight = Weight::new(bodies.len(), once, self);
         let mut add = |body: &u32| weight.add(packet.at(*body), Kind::Message, reader, scratch);
         match bodies.iter().try_for_each(&mut add) {
             Ok(()) => Ok(false),

@@ -36,7 +36,7 @@ impl Session {
                 is_brief[*assert] = true;
             }
         }
-        let mut asker = Asker::new(self.id());
+        let mut asker = Asker::new(self);
         for (i, event) in events.into_iter().enumerate() {
             let mut made = None;
             match event {
