@@ -28,7 +28,8 @@ pub fn read(text: &str) -> Result<u64, String> {
 /// What is wrong with it, for its author.
 fn read_count(text: &str) -> Result<u64, String> {
     let is_number = text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'_');
-    if is_number { read(text).ok() } else { None }.ok_or_else(|| "expected a whole number, as in 1000".to_owned())
+    if is_number { read(text).ok() } else { None }
+        .ok_or_else(|| "expected a whole number, as in 1000".to_owned())
 }
 
 /// As [`read_count`], within bounds.

@@ -37,7 +37,10 @@ impl Allowed {
         if self.passes(value) {
             return Ok(());
         }
-        Err(format!("the reference does not allow {}, and a broker would drop it{SEE}", brief(scan(value).view(value))))
+        Err(format!(
+            "the reference does not allow {}, and a broker would drop it{SEE}",
+            brief(scan(value).view(value))
+        ))
     }
 
     /// Whether a pattern may be observed.
@@ -52,7 +55,9 @@ impl Allowed {
         encode::end(&mut observe);
         match self.passes(&observe) {
             true => Ok(()),
-            false => Err(format!("the reference does not allow this pattern to be observed: nothing would be seen{SEE}")),
+            false => Err(format!(
+                "the reference does not allow this pattern to be observed: nothing would be seen{SEE}"
+            )),
         }
     }
 
@@ -60,7 +65,8 @@ impl Allowed {
         let Some((caveats, scratch)) = self.0.as_deref_mut() else { return true };
         let scanner = scan(value);
         // How a capability would be restricted does not matter.
-        let outcome = caveats.apply(scanner.view(value), scratch, &mut |capability, _| Some(capability.to_vec()));
+        let outcome =
+            caveats.apply(scanner.view(value), scratch, &mut |capability, _| Some(capability.to_vec()));
         outcome != Outcome::Dropped
     }
 }
@@ -79,9 +85,12 @@ mod tests {
         let narrow = free.attenuate(&parse("<rewrite <bind <rec a [<_>]>> <rec b [<ref 0>]>>").unwrap());
         let narrower = narrow.attenuate(&parse("<reject <rec a [<lit 1>]>>").unwrap());
         let unknown = narrower.attenuate(&parse("<zork>").unwrap());
-        for (reference, passes) in
-            [(&free, [true; 3]), (&narrow, [true, true, false]), (&narrower, [false, true, false]), (&unknown, [true; 3])]
-        {
+        for (reference, passes) in [
+            (&free, [true; 3]),
+            (&narrow, [true, true, false]),
+            (&narrower, [false, true, false]),
+            (&unknown, [true; 3]),
+        ] {
             let mut allowed = Allowed::by(reference);
             let passed = ["<a 1>", "<a 2>", "<b 1>"].map(|text| allowed.check(&parse(text).unwrap()).is_ok());
             assert_eq!(passed, passes);

@@ -182,10 +182,9 @@ impl Reach {
         let (text, source) = if let Some(text) = &self.reference {
             (text.clone(), Source::Flag)
         } else if let Some(path) = &self.ref_file {
-            let text =
-                read_short(path).map_err(|error| {
-                    Fault::Failed(format!("the reference's file {}: {error}", path.display()))
-                })?;
+            let text = read_short(path).map_err(|error| {
+                Fault::Failed(format!("the reference's file {}: {error}", path.display()))
+            })?;
             (text, Source::File)
         } else if let Some(text) = environment(space.variable)? {
             (text, Source::Environment)
@@ -245,7 +244,9 @@ fn advise(error: &Error, address: &BrokerAddress, by: Option<(&SturdyRef, Source
         Error::Unbound(_) => {
             let oid = by.map(|(reference, ..)| show(scan(&reference.oid).view(&reference.oid)));
             let or = match address {
-                BrokerAddress::Unix(_) => " Or a [[unix]] rule of the broker gives this user a dataspace at once: then --direct",
+                BrokerAddress::Unix(_) => {
+                    " Or a [[unix]] rule of the broker gives this user a dataspace at once: then --direct"
+                }
                 BrokerAddress::Tcp(..) => "",
             };
             format!(
@@ -265,7 +266,9 @@ fn advise(error: &Error, address: &BrokerAddress, by: Option<(&SturdyRef, Source
             ),
         },
         Error::Closed if by.is_some() => {
-            format!("{address}: {error} before it let us in. Is it a Syndicate broker, and has it not been stopped?")
+            format!(
+                "{address}: {error} before it let us in. Is it a Syndicate broker, and has it not been stopped?"
+            )
         }
         Error::Closed => format!("{address}: {error}. Has the broker been stopped?"),
         _ => format!("{address}: {error}"),
@@ -286,6 +289,9 @@ fn advise_connect(address: &BrokerAddress, cause: &std::io::Error) -> String {
         _ => cause.to_string(),
     };
     // Elsewhere it is a service, or somebody else's.
-    let start = if address.to_string() == DEFAULT_ADDRESS { " `staunch serve --dev` starts one;" } else { "" };
-    format!("cannot connect to {address}: {why}. Is the broker running?{start} --connect ADDRESS chooses another")
+    let start =
+        if address.to_string() == DEFAULT_ADDRESS { " `staunch serve --dev` starts one;" } else { "" };
+    format!(
+        "cannot connect to {address}: {why}. Is the broker running?{start} --connect ADDRESS chooses another"
+    )
 }

@@ -8,11 +8,11 @@ use clap::Subcommand;
 use staunch_protocols::sturdy::{SturdyRef, check_caveat};
 use staunch_protocols::wire::encode;
 
+use super::config::{self, Oid};
 use super::manual::print;
 use super::reach::read_ref;
 use super::serve::DEFAULT_OID;
 use super::value::{parse, scan, show};
-use super::config::{self, Oid};
 use super::{Fault, json, key, pattern};
 
 /// How long a reference on standard input may be.
@@ -182,7 +182,9 @@ impl Mint {
         let file = match path.filter(|_| !is_all_given) {
             None => None,
             Some(path) => match config::read(&path).map_err(Fault::Failed)? {
-                None if is_named => return Err(Fault::Failed(format!("{}: there is no such file", path.display()))),
+                None if is_named => {
+                    return Err(Fault::Failed(format!("{}: there is no such file", path.display())));
+                }
                 file => file,
             },
         };

@@ -144,7 +144,7 @@ impl Stream<'_> {
     fn interrupted(&self, fault: Fault) -> Fault {
         let (Fault::Usage(why) | Fault::Failed(why)) = fault;
         let (taken, sent) = (self.taken, self.sent);
-        Fault::Failed(format!("{why}. It has taken at least the first {taken} of the {sent} messages that were given"))
+        Fault::Failed(format!("{why}. {taken} of {sent} messages have been taken for certain"))
     }
 
     /// Sends the lines that are complete.

@@ -69,7 +69,8 @@ pub(super) fn attach(server: &Server, done: Sender<Outcome>) -> Outcome {
 }
 
 /// What the command says of a session that the broker has ended.
-const FAILED: &str = "the session on standard input and output has failed; the last packet that it wrote says why";
+const FAILED: &str =
+    "the session on standard input and output has failed; the last packet that it wrote says why";
 
 /// A descriptor of our own, to be read or written without a buffer between.
 fn file(fd: impl AsFd) -> io::Result<File> {

@@ -33,7 +33,8 @@ impl FromStr for BrokerAddress {
         }
         let Some(address) = text.strip_prefix("tcp:") else {
             let meant = if text.contains('/') { format!("unix:{text}") } else { format!("tcp:{text}") };
-            let meant = meant.parse::<BrokerAddress>().map_or_else(|_| String::new(), |a| format!(", as in {a}"));
+            let meant =
+                meant.parse::<BrokerAddress>().map_or_else(|_| String::new(), |a| format!(", as in {a}"));
             return Err(format!("expected tcp:HOST:PORT or unix:PATH{meant}"));
         };
         let wanted = || format!("{address} is not a host with a port, as in localhost:9001 or [::1]:9001");
@@ -111,7 +112,9 @@ mod tests {
         {
             assert!(text.parse::<BrokerAddress>().is_err(), "{text}");
         }
-        for (text, meant) in [("[::1]:9001", "tcp:[::1]:9001"), ("/run/s", "unix:/run/s"), ("9001", "unix:PATH")] {
+        for (text, meant) in
+            [("[::1]:9001", "tcp:[::1]:9001"), ("/run/s", "unix:/run/s"), ("9001", "unix:PATH")]
+        {
             assert!(text.parse::<BrokerAddress>().unwrap_err().ends_with(meant), "{text}");
         }
         for text in ["tcp:::1:9001", "tcp:[]:1", "unix:"] {

@@ -29,7 +29,9 @@ pub(crate) enum Failure {
     TooManySkeletons(u64),
     #[error("More than {0} captures lists kept for the observations of one principal (principal-captures)")]
     TooManyCaptures(u64),
-    #[error("Packets that have not come whole take more than {0} bytes of one principal (principal-unfinished)")]
+    #[error(
+        "Packets that have not come whole take more than {0} bytes of one principal (principal-unfinished)"
+    )]
     Unfinished(u64),
     #[error(
         "{0}; a packet may be longer once a reference has been resolved: until then the broker takes {max} bytes",
@@ -42,13 +44,17 @@ pub(crate) enum Failure {
     TurnTooLarge(usize),
     #[error("An observation that goes round in circles: what it was told came back to it {0} times")]
     Loop(u32),
-    #[error("A turn that would come to more than {0} bytes for all who observe it (fan-out-max); send it in parts")]
+    #[error(
+        "A turn that would come to more than {0} bytes for all who observe it (fan-out-max); send it in parts"
+    )]
     TurnTooWide(u64),
     #[error("A pattern with more than {0} captures within each other")]
     CapturesNested(usize),
     #[error("An observation that captures more than {0} bytes of one value")]
     CapturesTooMuch(usize),
-    #[error("Observations that multiply what others send: one turn came to more than {0} bytes (fan-out-max)")]
+    #[error(
+        "Observations that multiply what others send: one turn came to more than {0} bytes (fan-out-max)"
+    )]
     Multiplied(u64),
     #[error("Observations that multiply what others send: one turn would have come to more than {0} events")]
     MultipliedEvents(u64),

@@ -103,5 +103,11 @@ fn tell(all: &[Arc<Session>], consumer: u64, producers: &[u64]) {
         held_back += &format!(" and {more} others");
     }
     let (consumer, principal) = (session.account().name(), session.account().principal().name());
-    tracing::info!(consumer, principal, bytes = waiting(session), held_back, "does not read, and holds others back");
+    tracing::info!(
+        consumer,
+        principal,
+        bytes = waiting(session),
+        held_back,
+        "does not read, and holds others back"
+    );
 }

@@ -136,7 +136,9 @@ impl<'de> Deserialize<'de> for Oid {
 #[derive(Clone, Copy)]
 struct Within<const MIN: u64, const MAX: u64, const IS_SIZE: bool = true>(u64);
 
-impl<'de, const MIN: u64, const MAX: u64, const IS_SIZE: bool> Deserialize<'de> for Within<MIN, MAX, IS_SIZE> {
+impl<'de, const MIN: u64, const MAX: u64, const IS_SIZE: bool> Deserialize<'de>
+    for Within<MIN, MAX, IS_SIZE>
+{
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         within(deserializer, MIN, MAX, IS_SIZE).map(Within)
     }
@@ -326,7 +328,8 @@ fn parse_file(text: &str) -> Result<File, (usize, usize, String)> {
         let mut what = error.message().replace('\n', "; ");
         // What begins with 0 is no number at all.
         let is_mode = line.checked_sub(1).and_then(|before| text.lines().nth(before));
-        if what.contains("leading zero") && is_mode.is_some_and(|l| l.trim_start().starts_with("socket-mode")) {
+        if what.contains("leading zero") && is_mode.is_some_and(|l| l.trim_start().starts_with("socket-mode"))
+        {
             what = format!("expected {IN_QUOTES}");
         }
         (line, column, what)

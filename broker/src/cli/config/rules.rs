@@ -137,7 +137,8 @@ impl UnixRule {
             Give::Deny => Start::Nothing,
             Give::Reference(reference) => Start::Reference(reference.clone()),
             Give::File(path, place) => {
-                let read = read_file(path).map_err(|error| format!("{}: reference-file: {error}", place.told));
+                let read =
+                    read_file(path).map_err(|error| format!("{}: reference-file: {error}", place.told));
                 Start::Reference(Box::new(read?))
             }
         };

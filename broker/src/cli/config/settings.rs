@@ -80,7 +80,11 @@ pub(crate) struct Read {
 ///
 /// # Errors
 /// When nothing says where the key is.
-pub(crate) fn key_for(given: Option<PathBuf>, oid: Option<Oid>, file: File) -> Result<(PathBuf, Oid), String> {
+pub(crate) fn key_for(
+    given: Option<PathBuf>,
+    oid: Option<Oid>,
+    file: File,
+) -> Result<(PathBuf, Oid), String> {
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let more = file.key.into_iter().find(|key| match (&given, &oid) {
         (None, Some(oid)) => key.oid.bytes == oid.bytes,
