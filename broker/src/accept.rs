@@ -231,8 +231,9 @@ impl Opening<'_> {
         // Relaxed: counter only.
         broker.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
-        session.start().inspect_err(|_| session.break_off())?;
+        // Before it is run, and what it does is logged.
         tracing::debug!(connection = name, principal, start = initial.entity().name(), "connected");
+        session.start().inspect_err(|_| session.break_off())?;
         Ok(session)
     }
 }

@@ -216,7 +216,7 @@ fn what_is_allowed_passes_and_nothing_else() {
         answers.read_line(&mut answer).unwrap();
         answer
     };
-    assert_eq!(say(format!("[[0 <A <resolve {narrow} #:[0 0]> 1>]]")), "[[0, <A <ok #:[0, 1]> 1>]]\n");
+    assert!(say(format!("[[0 <A <resolve {narrow} #:[0 0]> 1>]]")).starts_with("[[0, <A <ok #:[0, 1]>"));
     let all = |kind: &dyn Fn(usize, &str) -> String| -> String {
         values.iter().enumerate().map(|(n, value)| format!("[1 {}]", kind(n, value))).collect()
     };
@@ -265,7 +265,7 @@ fn what_a_reference_does_not_allow_is_told_beforehand() {
     fails(
         &["send"],
         b"<Says \"ann\" 2>\n<Says \"ben\" 2>\n",
-        &["line 2", "does not allow", "1 message before it was"],
+        &["line 2", "does not allow", "The message before it was sent"],
     );
     fails(&["observe", "--snapshot", "<Present _>"], b"", &["does not allow this pattern"]);
     fails(&["observe", "<Present \"ann\">"], b"", &["does not allow this pattern"]);
@@ -276,6 +276,19 @@ fn what_a_reference_does_not_allow_is_told_beforehand() {
     // What is not known here may be known to the broker.
     let unknown = run(&["ref", "mint", "--dev", "--caveat", "<zork>"]).out;
     assert_eq!(broker.run(&["send", "--ref", unknown.trim(), "<x>"]).status, Some(0));
+}
+
+/// The lowest bound on depth that can be set leaves room for what a reference brings with it.
+#[test]
+fn restricted_references_pass_where_packets_may_be_least_deep() {
+    let broker = Broker::start(|_| ["--dev", "--limit", "packet-depth=32"].map(str::to_owned).to_vec());
+    let pattern = "<Says {to: [$a {x: $b}]} $what>";
+    let flags = ["--allow-observe", pattern, "--allow", "<Says [[[[_]]]]>"];
+    let narrow = run(&[&["ref", "mint", "--dev"], &flags[..]].concat()).out.trim().to_owned();
+    let more = ["--caveat", "<reject <rec Says [<lit 1>]>>", "--allow-observe", pattern];
+    let narrower = run(&[&["ref", "attenuate", &narrow], &more[..]].concat()).out;
+    let said = broker.run(&["observe", "--ref", narrower.trim(), "--snapshot", pattern]);
+    assert_eq!(said.status, Some(0), "{said:?}");
 }
 
 /// `staunch ref mint` finds keys where `staunch serve` does.

@@ -77,7 +77,7 @@ fn input_that_ends_within_a_packet() {
         assert_eq!(said.status, Some(1), "{input:?}: {said:?}");
         assert!(said.err.contains("ended within a packet"), "{input:?}: {said:?}");
     }
-    for input in [&b"  \n"[..], b"# nothing\n", b"[[0 <S #:[0 5]>]]", SYNC] {
+    for input in [&b"  \n"[..], b"# nothing\n", b"[[0 <S #:[0 5]>]]"] {
         let said = with(input);
         assert_eq!(said.status, Some(0), "{input:?}: {said:?}");
     }

@@ -170,7 +170,7 @@ fn what_is_wrong_is_told_with_its_line() {
             "[[unix]]\nuid = 0\nreference-file = \"/none\"\n[[unix]]\nreference-file = \"/nor\"",
             "FILE:3:18: reference-file: /none: No such file or directory (os error 2); FILE:5:18: reference-file: /nor",
         ),
-        ("socket-mode = 0660", "FILE:1:16: expected octal permissions in quotes, as in \"0660\""),
+        ("socket-mode = 0660", "FILE:1:15: expected octal permissions in quotes, as in \"0660\""),
         ("[[key]]\nfile = \"/a\"\noid = '\"syndicate\"'", "two keys are for the oid"),
     ] {
         let error = refused(text);

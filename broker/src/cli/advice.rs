@@ -56,13 +56,14 @@ pub(super) fn unheard(config: &Config, addresses: &[Address]) -> Vec<String> {
         addresses.iter().any(|address| matches!(address, Address::Unix(path) if is_same_path(path, socket)))
     };
     let there_are: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let there_are =
+        if there_are.is_empty() { String::new() } else { format!(", only on {}", there_are.join(", ")) };
     let numbered = config.rules.iter().zip(1..);
     let unheard = numbered.filter_map(|(rule, number)| {
         let socket = rule.who.socket.as_ref().filter(|socket| !is_heard(socket))?;
         Some(format!(
-            "[[unix]] rule {number} is for nobody: nothing listens on its socket {}, only on {}",
+            "[[unix]] rule {number} is for nobody: nothing listens on its socket {}{there_are}",
             socket.display(),
-            there_are.join(", ")
         ))
     });
     unheard.collect()

@@ -291,7 +291,9 @@ impl Source {
         check_places(&listen).map_err(Fault::Failed)?;
         let addresses: Vec<Address> = listen.iter().map(|listen| listen.address.clone()).collect();
         // What is not there yet has made no references.
-        let warnings = [unsigned(&config), unheard(&config, &addresses), foreign(&keys)].concat();
+        let handed_over = " (what a service manager hands over is not known to a check)";
+        let unheard = unheard(&config, &addresses).into_iter().map(|warning| warning + handed_over).collect();
+        let warnings = [unsigned(&config), unheard, foreign(&keys)].concat();
         warnings.iter().for_each(|warning| eprintln!("staunch: warning: {warning}"));
         settings.bound_by_descriptors();
         print(settings.show(&listen).to_string().as_bytes())
