@@ -44,11 +44,11 @@ pub(crate) struct Acceptor {
 /// Why a connection is refused.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("Too many connections: all together may be {0}")]
+    #[error("Too many connections: all together may be {0} (connections)")]
     Connections(u64),
-    #[error("Too many connections: one principal may have {0}")]
+    #[error("Too many connections: one principal may have {0} (principal-connections)")]
     OfPrincipal(u64),
-    #[error("Too many new connections of one principal: {0} a second")]
+    #[error("Too many new connections of one principal: {0} a second (principal-connection-rate)")]
     Rate(u64),
     #[error("This user may not connect here")]
     Denied,
@@ -231,6 +231,8 @@ impl Opening<'_> {
         // Relaxed: counter only.
         broker.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let session = Session::open(broker, stream, connection, principal, name, initial.clone(), config);
+        // Before it is run, and what it does is logged.
+        tracing::debug!(connection = name, principal, start = initial.entity().name(), "connected");
         session.start().inspect_err(|_| session.break_off())?;
         Ok(session)
     }

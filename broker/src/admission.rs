@@ -13,7 +13,7 @@ use crate::slow::Slow;
 /// Which connections a rule is for: all of what is named must fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
-    /// The Unix socket that they came by.
+    /// The Unix socket that they came by: see [`is_same_path`].
     pub socket: Option<PathBuf>,
     /// The user.
     pub uid: Option<u32>,
@@ -61,10 +61,17 @@ impl std::fmt::Debug for Rule {
 
 impl Who {
     fn fits(&self, socket: &Path, peer: &Credentials) -> bool {
-        self.socket.as_deref().is_none_or(|path| path == socket)
+        self.socket.as_deref().is_none_or(|path| is_same_path(path, socket))
             && self.uid.is_none_or(|uid| uid == peer.uid)
             && self.gid.is_none_or(|gid| gid == peer.gid)
     }
+}
+
+/// Whether two paths, of which either may be relative to the working directory, are the same without a look at the file
+/// system: links are not followed.
+pub fn is_same_path(one: &Path, other: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    one == other || absolute(one).is_some_and(|path| absolute(other) == Some(path))
 }
 
 /// The first rule that fits.
@@ -102,5 +109,13 @@ mod tests {
         check("/b", 1, 9, "gatekeeper");
         check("/b", 2, 9, "reference");
         check("/b", 2, 2, "no rule");
+    }
+
+    #[test]
+    fn relative_paths_are_those_of_the_working_directory() {
+        let here = std::env::current_dir().unwrap().join("s");
+        assert!(is_same_path(Path::new("s"), &here) && is_same_path(&here, Path::new("./s")));
+        assert!(is_same_path(Path::new("/run//s"), Path::new("/run/./s")));
+        assert!(!is_same_path(Path::new("s"), Path::new("/s")) && !is_same_path(Path::new(""), &here));
     }
 }

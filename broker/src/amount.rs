@@ -22,6 +22,24 @@ pub fn read(text: &str) -> Result<u64, String> {
     number.and_then(|n| n.checked_mul(1 << shift)).ok_or_else(|| format!("{text} is too large"))
 }
 
+/// Reads a number that is no size.
+///
+/// # Errors
+/// What is wrong with it, for its author.
+fn read_count(text: &str) -> Result<u64, String> {
+    let is_number = text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'_');
+    if is_number { read(text).ok() } else { None }
+        .ok_or_else(|| "expected a whole number, as in 1000".to_owned())
+}
+
+/// As [`read_count`], within bounds.
+///
+/// # Errors
+/// What is wrong with it, for its author.
+pub fn read_count_within(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    check(read_count(text)?, min, max)
+}
+
 /// As [`read`], within bounds.
 ///
 /// # Errors
@@ -76,6 +94,10 @@ mod tests {
         }
         for text in ["", "MiB", "16MB", "-1", "1.5MiB", "0x10", "99999999999999999999", "99999999999TiB"] {
             assert!(read(text).is_err(), "{text}");
+        }
+        assert_eq!(read_count(" 1_000 "), Ok(1000));
+        for text in ["", "x", "16MiB", "-1", "99999999999999999999"] {
+            assert!(read_count(text).unwrap_err().contains("whole number, as in 1000"), "{text}");
         }
         assert_eq!(show_bytes(1536), "1536");
         assert_eq!(show_bytes(1 << 30), "1GiB");

@@ -33,6 +33,20 @@ pub(crate) enum Entity {
     Inert,
 }
 
+impl Entity {
+    /// What it is, for people.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Entity::Dataspace(_) => "dataspace",
+            Entity::Gatekeeper(_) => "gatekeeper",
+            Entity::Reporter(_) => "ledger",
+            Entity::Remote(_) => "entity of a peer",
+            Entity::SyncReply(_) => "answer to a Sync",
+            Entity::Inert => "nothing",
+        }
+    }
+}
+
 /// A capability. Cheap to clone; equal if and only if the ids are.
 #[derive(Clone)]
 pub(crate) struct Cap(Arc<Inner>);

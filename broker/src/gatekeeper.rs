@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use staunch_protocols::schema::Codec;
 use staunch_protocols::schema::gatekeeper::Resolve;
 use staunch_protocols::sturdy::SturdyRef;
+use staunch_protocols::text;
 use staunch_protocols::wire::{Progress, encode};
 
 use crate::attenuate::{Asker, stored_scanner};
-use crate::cap::{self, Cap, Caps, StoredId};
+use crate::cap::{self, Cap, Caps, Entity, StoredId};
 use crate::dataspace::{LocalEvent, Observing};
 use crate::listen::Answers;
 use crate::server;
@@ -147,10 +148,14 @@ impl Gatekeeper {
                         encode::record(&mut value, self.form.granted());
                         cap.write_stored(&mut value);
                         encode::end(&mut value);
+                        log(&observer, &reference, "a reference lets in");
                         let caps = Caps::from_elem(cap, 1);
                         return Some(Reply { observer, value, caps, slow: binding.slow });
                     }
-                    _ => self.refuse(&mut value, "sturdyref-failed-validation"),
+                    _ => {
+                        log(&observer, &reference, "a reference is refused");
+                        self.refuse(&mut value, "sturdyref-failed-validation");
+                    }
                 }
             }
         }
@@ -171,4 +176,18 @@ fn set_policy(broker: &Broker, session: u64, slow: Option<Slow>) {
     {
         session.outbox().set_policy(slow);
     }
+}
+
+/// For those who want to know later who came in by what: of the reference only what is no secret.
+fn log(observer: &Cap, reference: &SturdyRef, what: &str) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let Entity::Remote(remote) = observer.entity() else { return };
+    let mut scanner = stored_scanner();
+    let Ok(Progress::Complete(_)) = scanner.scan(&reference.oid) else { return };
+    let mut oid = String::new();
+    text::write(scanner.view(&reference.oid), &mut oid, 60);
+    let (connection, caveats) = (remote.session().account().name(), reference.caveats.len());
+    tracing::debug!(connection, oid, caveats, "{what}");
 }

@@ -1,7 +1,7 @@
 //! What connections may have, and the principals that answer for them.
 //!
-//! A bound that a peer exceeds ends its session, with an Error packet that names the bound; one on connections refuses
-//! the new one. All can be changed while the broker runs: what exceeds a new bound stays, and nothing is added to it.
+//! A bound that a peer exceeds ends its session, with an Error packet that names the bound, as configurations call it,
+//! in brackets; one on connections refuses the new one. All can be changed while the broker runs: what exceeds a new bound stays, and nothing is added to it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -79,6 +79,16 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// What holds in this process: no more connections than it has descriptors for. Raises its soft limit of these.
+    pub fn with_descriptors(mut self) -> Limits {
+        let (_, places) = Places::here();
+        self.connections = self.connections.min(places.connections);
+        self.principal_connections = self.principal_connections.min(places.principal_connections);
+        self
+    }
+}
+
 /// How many connections the process has descriptors for, each one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Places {
@@ -90,6 +100,14 @@ impl Places {
     /// Kept for all that is no connection: listeners, workers, files, and connections while they are refused or end.
     const KEPT_MIN: u64 = 32;
     const KEPT_MAX: u64 = 1024;
+
+    /// Of this process, once it may have as many descriptors as it can be allowed: how many, and the places.
+    pub(crate) fn here() -> (u64, Places) {
+        // If it cannot be raised, what there is has to do.
+        let descriptors = staunch_system::limits::raise_open_files()
+            .unwrap_or_else(|_| staunch_system::limits::open_files());
+        (descriptors, Places::of(descriptors))
+    }
 
     /// Of a process that may have so many descriptors.
     pub(crate) fn of(open_files_max: u64) -> Places {
@@ -123,11 +141,19 @@ impl Thing {
             Thing::References => "references to entities",
         }
     }
+
+    /// As configurations call it, behind whose it is.
+    fn key(self) -> &'static str {
+        match self {
+            Thing::References => "references",
+            other => other.name(),
+        }
+    }
 }
 
 /// A bound is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("More than {max} {} of one {whose}", thing.name())]
+#[error("More than {max} {} of one {whose} ({whose}-{})", thing.name(), thing.key())]
 pub(crate) struct Exceeded {
     thing: Thing,
     whose: &'static str,
@@ -291,10 +317,13 @@ mod tests {
         assert_eq!(cover(&mut one, 100), Ok(()));
         assert_eq!(
             cover(&mut one, 101).unwrap_err().to_string(),
-            "More than 100 assertions of one connection"
+            "More than 100 assertions of one connection (connection-assertions)"
         );
         assert_eq!(cover(&mut two, 50), Ok(()));
-        assert_eq!(cover(&mut two, 51).unwrap_err().to_string(), "More than 150 assertions of one principal");
+        assert_eq!(
+            cover(&mut two, 51).unwrap_err().to_string(),
+            "More than 150 assertions of one principal (principal-assertions)"
+        );
         one.release(&taken);
         assert_eq!(cover(&mut two, 100), Ok(()));
         two.release(&taken);

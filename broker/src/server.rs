@@ -2,6 +2,7 @@
 
 mod decided;
 mod drain;
+mod held_back;
 mod reload;
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub use crate::schedule::NotPaused;
 use crate::schedule::{Ready, Registration, Scheduler, SchedulerConfig, TaskState};
 use crate::settings::Settings;
 pub use crate::slow::Slow;
+use held_back::HeldBack;
 
 /// What lets clients in: whoever shows a sturdyref for `oid`, signed with `key`, gets the broker's dataspace, or its
 /// ledger.
@@ -210,6 +212,7 @@ pub struct Server {
     gatekeepers: [(Answers, Arc<Gatekeeper>); 2],
     acceptors: Mutex<Vec<(Arc<Acceptor>, Registration<Local>)>>,
     metrics: Option<Exporter>,
+    held_back: Mutex<HeldBack>,
 }
 
 impl Server {
@@ -264,7 +267,7 @@ impl Server {
         bindings.rebind(bound(config, &dataspace, &ledger));
         let gatekeepers = [Answers::Ok, Answers::Accepted]
             .map(|form| (form, Arc::new(Gatekeeper::new(bindings.clone(), form))));
-        let acceptors = Mutex::default();
+        let (acceptors, held_back) = (Mutex::default(), Mutex::default());
         let metrics = config.metrics.map(|address| {
             Exporter::start(address, &broker).map_err(|error| StartError::Metrics(address, error))
         });
@@ -278,6 +281,7 @@ impl Server {
             gatekeepers,
             acceptors,
             metrics,
+            held_back,
         };
         for (at, socket) in config.sockets.iter().enumerate() {
             server.take_over(socket, config).map_err(|error| StartError::Socket(at, error))?;
@@ -363,8 +367,10 @@ impl Server {
         crate::metrics::text(&self.broker)
     }
 
-    /// Looks again for connections on listeners that ran out of descriptors. To be called now and then.
+    /// Looks again for connections on listeners that ran out of descriptors, and logs who is held back because of whom.
+    /// To be called now and then.
     pub fn tick(&self) {
+        self.look_who_is_held_back();
         for (acceptor, _) in self.acceptors.lock().iter() {
             self.broker.scheduler().notify(acceptor, Ready::WAKE);
         }
@@ -483,17 +489,24 @@ fn bound<'c>(config: &'c Config, dataspace: &Cap, ledger: &Cap) -> impl Iterator
     ledgers.chain(config.bindings.iter().map(to(dataspace)))
 }
 
-/// Raises the limit of descriptors as far as it goes, and says so if it bounds connections.
+/// So few connections are told of, whoever asked for how many.
+const FEW_CONNECTIONS: u64 = 1000;
+
+/// Raises the limit of descriptors as far as it goes, and says so if that leaves fewer connections than were asked for,
+/// or few.
 fn places(limits: &PeerLimits) -> Places {
-    // If it cannot be raised, what there is has to do.
-    let descriptors =
-        staunch_system::limits::raise_open_files().unwrap_or_else(|_| staunch_system::limits::open_files());
-    let places = Places::of(descriptors);
-    if places.connections < limits.connections || places.principal_connections < limits.principal_connections
+    let (descriptors, places) = Places::here();
+    let defaults = PeerLimits::default();
+    let is_less = |asked: u64, default: u64, there_are: u64| asked > there_are && asked != default;
+    if is_less(limits.connections, defaults.connections, places.connections)
+        || is_less(limits.principal_connections, defaults.principal_connections, places.principal_connections)
+        || places.connections < limits.connections.min(FEW_CONNECTIONS)
     {
         let (all, one) = (places.connections, places.principal_connections);
-        tracing::info!(
-            "{descriptors} descriptors (RLIMIT_NOFILE) are enough for {all} connections, {one} of them one principal's"
+        tracing::warn!(
+            "{descriptors} descriptors (RLIMIT_NOFILE) are enough for {all} connections, {one} of them one principal's. \
+             Allow more (LimitNOFILE= of a service, `ulimit -Hn` of a shell), or lower `connections` and \
+             `principal-connections`"
         );
     }
     places
@@ -521,6 +534,17 @@ impl Adopted {
     /// the kernel; or it has ended. What others send to it counts as answers.
     pub fn is_settled(&self) -> bool {
         self.0.upgrade().is_none_or(|session| session.is_settled())
+    }
+
+    /// Whether the broker ends it, or has ended it, because of something that its peer did. To be asked before the peer
+    /// ends its side: after that it may be forgotten.
+    pub fn has_failed(&self) -> bool {
+        self.0.upgrade().is_some_and(|session| session.has_failed())
+    }
+
+    /// Whether the beginning of a packet has come, and not its end.
+    pub fn is_within_packet(&self) -> bool {
+        self.0.upgrade().is_some_and(|session| session.is_within_packet())
     }
 
     /// Whether there are no other connections.

@@ -478,7 +478,10 @@ fn skeletons_are_bounded_per_principal() {
     let mut third = Client::tcp_from(one, address).resolved();
     third.send(&format!("[[1 <A <there> 2>] {}]", skeleton(5)));
     let why = third.ends_with_error();
-    assert!(why.contains("More than 5 kinds of pattern (skeletons) of one principal"), "{why}");
+    assert!(
+        why.contains("More than 5 kinds of pattern (skeletons) of one principal (principal-skeletons)"),
+        "{why}"
+    );
     let mut elsewhere = Client::tcp_from(other, address).resolved();
     (5..10).for_each(|n| elsewhere.send(&format!("[{}]", skeleton(n))));
     elsewhere.sync();

@@ -42,6 +42,7 @@ fn room(what: &str, max: i64) -> i64 {
 #[test]
 fn a_connection_may_have_so_many() {
     for (what, quota) in quotas(100) {
+        let key = what.split(' ').next().unwrap();
         let (server, address) = broker(Limits { connection: quota, ..Limits::default() });
         // Twice: what the first took has been given back.
         for _ in 0..2 {
@@ -59,7 +60,7 @@ fn a_connection_may_have_so_many() {
             let packets: String = (1000..1010).map(|n| one_of(what, n)).collect();
             client.send_anyway(&bytes(&packets));
             let why = client.ends_with_error();
-            assert_eq!(why, format!("More than 100 {what} of one connection"));
+            assert_eq!(why, format!("More than 100 {what} of one connection (connection-{key})"));
             drop(client);
             until("all is gone", || server.index_counts() == (0, 0, 0) && server.connections() == 0);
         }
@@ -69,6 +70,7 @@ fn a_connection_may_have_so_many() {
 #[test]
 fn a_principal_may_have_so_many() {
     for (what, quota) in quotas(500) {
+        let key = what.split(' ').next().unwrap();
         let (server, address) = broker(Limits { principal: quota, ..Limits::default() });
         let mut other = Client::tcp_from("127.0.0.2".parse().unwrap(), address).resolved();
         let mut clients: Vec<Client> = Vec::new();
@@ -91,7 +93,10 @@ fn a_principal_may_have_so_many() {
                 }
             }
         }
-        assert_eq!(ended.as_deref(), Some(format!("More than 500 {what} of one principal").as_str()));
+        assert_eq!(
+            ended.as_deref(),
+            Some(format!("More than 500 {what} of one principal (principal-{key})").as_str())
+        );
         // Shares are taken ahead, some for each connection.
         assert!((3..=8).contains(&clients.len()), "{}", clients.len());
         (0..50).for_each(|n| other.send(&one_of(what, n)));
@@ -115,11 +120,27 @@ fn limits_can_be_changed() {
     // What is there stays, until it is asked for more than its share.
     let packets: String = (1000..1100).map(|n| one_of("assertions", n)).collect();
     client.send_anyway(&bytes(&packets));
-    assert_eq!(client.ends_with_error(), "More than 50 assertions of one connection");
+    assert_eq!(client.ends_with_error(), "More than 50 assertions of one connection (connection-assertions)");
     server.set_limits(Limits::default());
     let mut client = Client::tcp(address).resolved();
     (0..200).for_each(|n| client.send(&one_of("assertions", n)));
     client.sync();
+}
+
+/// In binary and in text.
+#[test]
+fn bounds_on_packets_are_named() {
+    let (_server, address) = broker(Limits { packet_bytes: 1024, packet_depth: 32, ..Limits::default() });
+    let deep = format!("[[1 <M {}1{}>]]", "[".repeat(32), "]".repeat(32));
+    let long = format!("[[1 <M \"{}\">]]", "x".repeat(1100));
+    for (packet, key) in [(deep, "(packet-depth)"), (long, "(packet-bytes)")] {
+        for text in [false, true] {
+            let mut client = Client::tcp(address);
+            client.send_anyway(&if text { packet.clone().into_bytes() } else { bytes(&packet) });
+            let why = client.words();
+            assert!(why.contains(key), "{why}");
+        }
+    }
 }
 
 /// The message of the Error packet that a new connection gets.
@@ -137,9 +158,12 @@ fn connections_are_limited() {
     let open = |source: &str| Client::tcp_from(source.parse().unwrap(), address);
     let mut kept: Vec<Client> = (0..3).map(|_| open("127.0.0.1").resolved()).collect();
     let why = refused(open("127.0.0.1")).unwrap();
-    assert_eq!(why, "Too many connections: one principal may have 3");
+    assert_eq!(why, "Too many connections: one principal may have 3 (principal-connections)");
     kept.extend((0..2).map(|_| open("127.0.0.2").resolved()));
-    assert_eq!(refused(open("127.0.0.3")).unwrap(), "Too many connections: all together may be 5");
+    assert_eq!(
+        refused(open("127.0.0.3")).unwrap(),
+        "Too many connections: all together may be 5 (connections)"
+    );
     kept.iter_mut().for_each(|client| _ = client.sync());
     drop(kept);
     until("there is room", || server.connections() == 0);
@@ -159,10 +183,10 @@ fn one_principal_leaves_descriptors_for_others() {
     let address = line.rsplit_once("tcp:").unwrap().1.trim().parse().unwrap();
     let open = |source: &str| Client::tcp_from(source.parse().unwrap(), address);
     let mut clients: Vec<Client> = (0..72).map(|_| open("127.0.0.1").resolved()).collect();
-    let why = "Too many connections: one principal may have 72";
+    let why = "Too many connections: one principal may have 72 (principal-connections)";
     (0..10).for_each(|_| assert_eq!(refused(open("127.0.0.1")).as_deref(), Some(why)));
     clients.extend((0..24).map(|_| open("127.0.0.2").resolved()));
-    let why = "Too many connections: all together may be 96";
+    let why = "Too many connections: all together may be 96 (connections)";
     (0..10).for_each(|_| assert_eq!(refused(open("127.0.0.3")).as_deref(), Some(why)));
     clients.iter_mut().for_each(|client| _ = client.sync());
 }
@@ -214,7 +238,7 @@ fn what_is_kept_for_observers_is_limited() {
     let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
     let all = |number: i64| format!("[{}]", observe(&record_pattern("s", 1), 10 + number, 10 + number));
     let one = format!("[{}]", observe("<group <rec s> {0: <lit 7>}>", 5, 5));
-    let why = "More than 4000 captures lists kept for the observations of one principal";
+    let why = "More than 4000 captures lists kept for the observations of one principal (principal-captures)";
     let mut author = from("127.0.0.1");
     let mut modest = from("127.0.0.3");
     modest.send(&one);
@@ -256,7 +280,7 @@ fn what_is_kept_for_observers_is_limited() {
 #[test]
 fn what_unfinished_packets_take_is_limited() {
     let (server, address) = broker(Limits { principal_unfinished: 1 << 20, ..Limits::default() });
-    let why = "Packets that have not come whole take more than 1048576 bytes of one principal";
+    let why = "Packets that have not come whole take more than 1048576 bytes of one principal (principal-unfinished)";
     let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
     let whole = bytes(&format!("[[1 <M <m {}>>]]", "1 ".repeat(40_000)));
     let (begin, rest) = whole.split_at(whole.len() - 9);

@@ -210,13 +210,20 @@ fn a_broker_that_goes_away_is_told_of() {
     sender.child.stdin.as_mut().unwrap().write_all(b"<x 1>\n").unwrap();
     assert_eq!(observer.line(), "! 1", "a line is sent when it comes");
     broker.running.child.kill().unwrap();
+    let mut told = 0;
     for running in [observer, holder, sender] {
         let (status, err) = running.end();
         assert_eq!(status, Some(1), "{err}");
         assert!(err.contains("closed the connection") && err.contains(&broker.address), "{err}");
+        told += usize::from(err.contains("of 1 messages have been taken for certain"));
     }
+    assert_eq!(told, 1, "the sender knows what has come of it");
     broker.running.child.wait().unwrap();
     let said = broker.run(&["sync"]);
     assert_eq!(said.status, Some(1));
-    assert!(said.err.contains("nobody listens") && said.err.contains("staunch serve --dev"), "{}", said.err);
+    assert!(
+        said.err.contains("nobody listens") && said.err.contains("Is the broker running?"),
+        "{}",
+        said.err
+    );
 }

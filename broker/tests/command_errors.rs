@@ -35,7 +35,10 @@ fn what_makes_no_sense_is_told_before_anybody_is_asked() {
     check(&["send", "<a> <b>"], 2, &["column 5", "follows"]);
     check(&["send", &deep], 2, &["deeper"]);
     check(&["send", ""], 2, &["no value"]);
-    check(&["sync", "--connect", "localhost:9001"], 2, &["tcp:HOST:PORT"]);
+    check(&["sync", "--connect", "localhost:9001"], 2, &["tcp:HOST:PORT", "as in tcp:localhost:9001"]);
+    check(&["sync", "--connect", "/run/s"], 2, &["as in unix:/run/s"]);
+    check(&["sync", "--direct", "--ref", "x"], 2, &["--direct"]);
+    check(&["send", "Says 1"], 2, &["stands in < and >"]);
     check(&["sync", "--connect", "tcp:localhost"], 2, &["tcp:localhost", "port"]);
     check(&["sync", "--ref", "foo"], 2, &["not a reference", "<ref {oid:"]);
     check(&["sync", "--ref", "<ref {oid: \"x\"}>"], 2, &["sig"]);
@@ -43,7 +46,7 @@ fn what_makes_no_sense_is_told_before_anybody_is_asked() {
     check(&["sync", "--ref", &"<".repeat(50_000)], 2, &["deeper"]);
     check(&["sync", "--ref", "<ref {oid: 1 sig: #[] caveats: [<reject <_> 1>]}>"], 2, &["caveats"]);
     check(&["sync", "--ref", "<ref {}>", "--ref-file", "x"], 2, &["--ref-file"]);
-    check(&["sync", "--ref-file", "/nonexistent"], 1, &["/nonexistent"]);
+    check(&["sync", "--ref-file", "/nonexistent"], 1, &["the reference's file /nonexistent"]);
 }
 
 #[test]
@@ -117,7 +120,7 @@ fn what_is_no_broker_is_told() {
     check_answer(b"HTTP/1.1 400 Bad Request\r\n\r\n", false, &["not the Syndicate protocol", "HTTP/1.1 400"]);
     check_answer(b"\x1b[31mSSH-2.0\r\n", true, &["not the Syndicate protocol", "\\x1b"]);
     check_answer(b"", true, &["no answer within 0.5 s", "Is it a Syndicate broker?"]);
-    check_answer(b"", false, &["closed the connection"]);
+    check_answer(b"", false, &["closed the connection", "Is it a Syndicate broker"]);
     check_answer(b"\xb5\xb5", true, &["no answer within 0.5 s"]);
     // `<error "go away" #f>`.
     check_answer(b"\xb4\xb3\x05error\xb1\x07go away\x80\x84", false, &["go away"]);
@@ -130,9 +133,21 @@ fn what_is_no_broker_is_told() {
         &["refuses the reference"],
     );
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    check(&["sync", "--connect", &format!("tcp:{unused}")], 1, &["nobody listens", "staunch serve --dev"]);
-    check(&["sync", "--connect", "unix:/nonexistent/socket"], 1, &["no such socket", "staunch serve --dev"]);
+    check(&["sync", "--connect", &format!("tcp:{unused}")], 1, &["nobody listens", "Is the broker running?"]);
+    check(&["sync", "--connect", "unix:/nonexistent/socket"], 1, &["no such socket", "--connect ADDRESS"]);
     check(&["sync", "--connect", "tcp:host.invalid:9001"], 1, &["host.invalid", "not known"]);
+}
+
+/// A shell has taken the holes out of it.
+#[test]
+fn patterns_that_a_shell_has_read_are_told_of() {
+    let broker = Broker::dev();
+    for (pattern, is_told) in
+        [("<Says  >", true), ("<Says \"ann\" >", true), ("<Says $x >", false), ("<Says>", false)]
+    {
+        let said = broker.run(&["observe", "--snapshot", pattern]);
+        assert_eq!((said.status, said.err.contains("single quotes")), (Some(0), is_told), "{said:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #[path = "common/process.rs"]
 mod process;
 
+use std::io::{BufRead, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -31,9 +32,11 @@ fn a_key_is_made_once_and_lets_in() {
     let key = broker.path("key");
     assert_eq!(std::fs::metadata(&key).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(std::fs::metadata(broker.path("socket")).unwrap().mode() & 0o777, 0o600);
+    // The reference is a secret, and this log no terminal.
     let logged = broker.logged("clients come in by");
+    let command = format!("`staunch ref mint --key-file {} --oid '<service 1>'`", key.display());
+    assert!(logged.contains(&command) && !logged.contains("<ref"), "{logged}");
     let reference = mint(&key, &["--oid", "<service 1>"]);
-    assert!(logged.ends_with(&reference), "{logged}");
     assert_eq!(broker.run(&["sync", "--ref", &reference]).status, Some(0));
     assert_eq!(broker.run(&["sync", "--timeout", "0.2"]).status, Some(1));
     let content = std::fs::read(&key).unwrap();
@@ -204,21 +207,121 @@ fn what_is_allowed_passes_and_nothing_else() {
     let passed = "<Says \"ann\" 4>";
     // Messages and assertions, seen by somebody who may see everything.
     let mut witness = broker.observe(&["<Says _>"], "rec Says", 1);
-    let said = broker.run(&[&["send", "--ref", &narrow], &values[..]].concat());
-    assert_eq!(said.status, Some(0), "{said:?}");
+    // A client of another kind, which does not look at its reference.
+    let mut stream = std::os::unix::net::UnixStream::connect(broker.path("socket")).unwrap();
+    let mut answers = std::io::BufReader::new(stream.try_clone().unwrap());
+    let mut say = |packet: String| {
+        writeln!(stream, "{packet}").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        answer
+    };
+    assert!(say(format!("[[0 <A <resolve {narrow} #:[0 0]> 1>]]")).starts_with("[[0, <A <ok #:[0, 1]>"));
+    let all = |kind: &dyn Fn(usize, &str) -> String| -> String {
+        values.iter().enumerate().map(|(n, value)| format!("[1 {}]", kind(n, value))).collect()
+    };
+    let messages = all(&|_, value| format!("<M {value}>"));
+    assert_eq!(say(format!("[{messages} [1 <S #:[0 9]>]]")), "[[9, <M #t>]]\n");
     assert_eq!(broker.run(&["send", "<Says end>"]).status, Some(0));
     assert_eq!([witness.line(), witness.line()], [format!("! {passed}"), "! <Says end>".to_owned()]);
-    let mut holder = Running::start(broker.command(&[&["assert", "--ref", &narrow], &values[..]].concat()));
-    (0..values.len()).for_each(|_| _ = holder.line());
+    let assertions = all(&|n, value| format!("<A {value} {}>", n + 10));
+    assert_eq!(say(format!("[{assertions} [1 <S #:[0 9]>]]")), "[[9, <M #t>]]\n");
     assert_eq!(broker.run(&["observe", "--snapshot", "<Says _>"]).out, format!("+ {passed}\n"));
     // Observers: of this pattern, by whatever names, and of no other.
-    let seen = |pattern: &str| {
-        let said = broker.run(&["observe", "--ref", &narrow, "--snapshot", pattern]);
-        assert_eq!((said.status, said.err.as_str()), (Some(0), ""));
-        said.out
-    };
-    assert_eq!(seen("<Says $a $b>"), "+ a=\"ann\" b=4\n");
-    for pattern in ["<Says $a _>", "<Says \"ann\" $x>", "<Says _ _>", "_", "$x", "<Observe $ $>"] {
-        assert_eq!(seen(pattern), "", "{pattern}");
+    let said = broker.run(&["observe", "--ref", &narrow, "--snapshot", "<Says $a $b>"]);
+    assert_eq!((said.status, said.out.as_str()), (Some(0), "+ a=\"ann\" b=4\n"), "{said:?}");
+    for pattern in [
+        "<group <rec Says> {0: <bind <_>> 1: <_>}>",
+        "<group <rec Says> {0: <lit \"ann\"> 1: <bind <_>>}>",
+        "<bind <group <rec Says> {1: <_>}>>",
+        "<bind <_>>",
+        "<group <rec Observe> {0: <bind <_>> 1: <bind <_>>}>",
+    ] {
+        let observe = format!("[[1 <A <Observe {pattern} #:[0 7]> 99>] [1 <R 99>] [1 <S #:[0 9]>]]");
+        assert_eq!(say(observe), "[[9, <M #t>]]\n", "nothing comes before the answer");
     }
+}
+
+/// The broker drops what is not allowed without a word; so the clients say it.
+#[test]
+fn what_a_reference_does_not_allow_is_told_beforehand() {
+    let broker = Broker::dev();
+    let flags = ["--allow", "<Says \"ann\" _>", "--allow-observe", "<Present $who>"];
+    let narrow = run(&[&["ref", "mint", "--dev"], &flags[..]].concat()).out.trim().to_owned();
+    let fails = |arguments: &[&str], input: &[u8], words: &[&str]| {
+        let mut command = broker.command(arguments);
+        command.env("STAUNCH_REF", &narrow);
+        let said = run_with(command, input);
+        assert_eq!((said.status, said.out.as_str()), (Some(1), ""), "{arguments:?}: {said:?}");
+        words.iter().for_each(|word| assert!(said.err.contains(word), "{word}: {said:?}"));
+    };
+    let mut witness = broker.observe(&["<Says $who $>"], "rec Says", 1);
+    fails(
+        &["assert", "<Says \"ann\" 1>", "<Present 1>"],
+        b"",
+        &["does not allow <Present 1>", "ref inspect"],
+    );
+    fails(&["send", "<Says \"ann\" 1>", "<Present 1>"], b"", &["does not allow <Present 1>"]);
+    fails(
+        &["send"],
+        b"<Says \"ann\" 2>\n<Says \"ben\" 2>\n",
+        &["line 2", "does not allow", "The message before it was sent"],
+    );
+    fails(&["observe", "--snapshot", "<Present _>"], b"", &["does not allow this pattern"]);
+    fails(&["observe", "<Present \"ann\">"], b"", &["does not allow this pattern"]);
+    assert_eq!(witness.line(), "! who=\"ann\" 2");
+    let mut command = broker.command(&["observe", "--snapshot", "<Present $>"]);
+    command.env("STAUNCH_REF", &narrow);
+    assert_eq!(run_with(command, b"").status, Some(0), "whatever it is called");
+    // What is not known here may be known to the broker.
+    let unknown = run(&["ref", "mint", "--dev", "--caveat", "<zork>"]).out;
+    assert_eq!(broker.run(&["send", "--ref", unknown.trim(), "<x>"]).status, Some(0));
+}
+
+/// The lowest bound on depth that can be set leaves room for what a reference brings with it.
+#[test]
+fn restricted_references_pass_where_packets_may_be_least_deep() {
+    let broker = Broker::start(|_| ["--dev", "--limit", "packet-depth=32"].map(str::to_owned).to_vec());
+    let pattern = "<Says {to: [$a {x: $b}]} $what>";
+    let flags = ["--allow-observe", pattern, "--allow", "<Says [[[[_]]]]>"];
+    let narrow = run(&[&["ref", "mint", "--dev"], &flags[..]].concat()).out.trim().to_owned();
+    let more = ["--caveat", "<reject <rec Says [<lit 1>]>>", "--allow-observe", pattern];
+    let narrower = run(&[&["ref", "attenuate", &narrow], &more[..]].concat()).out;
+    let said = broker.run(&["observe", "--ref", narrower.trim(), "--snapshot", pattern]);
+    assert_eq!(said.status, Some(0), "{said:?}");
+}
+
+/// `staunch ref mint` finds keys where `staunch serve` does.
+#[test]
+fn references_are_minted_as_the_configuration_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let text = "key-file = \"key\"\noid = '\"mybus\"'\n[[key]]\nfile = \"guests\"\noid = 'guests'\n";
+    std::fs::write(path("staunch.toml"), text).unwrap();
+    for (name, content) in [("key", [1; 16]), ("guests", [2; 16]), ("other", [3; 16])] {
+        std::fs::write(path(name), content).unwrap();
+        std::fs::set_permissions(path(name), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    let minted = |more: &[&str]| {
+        let said =
+            run(&[&["ref", "mint", "--config", path("staunch.toml").to_str().unwrap()], more].concat());
+        assert_eq!(said.status, Some(0), "{said:?}");
+        said.out.trim().to_owned()
+    };
+    let by = |key: &str, oid: &str| mint(&path(key), &["--oid", oid]);
+    let of = |name: &str| path(name).display().to_string();
+    assert_eq!(minted(&[]), by("key", "\"mybus\""));
+    assert_eq!(minted(&["--oid", "guests"]), by("guests", "guests"));
+    assert_eq!(minted(&["--oid", "more"]), by("key", "more"));
+    assert_eq!(minted(&["--key-file", &of("guests")]), by("guests", "guests"));
+    assert_eq!(
+        minted(&["--key-file", &of("other")]),
+        by("other", "\"mybus\""),
+        "as `serve --key-file` would"
+    );
+    assert_eq!(minted(&["--key-file", &of("other"), "--oid", "guests"]), by("other", "guests"));
+    let said = run(&["ref", "mint", "--config", "/nonexistent/staunch.toml"]);
+    assert!(said.status == Some(1) && said.err.contains("there is no such file"), "{said:?}");
+    let said = run(&["ref", "attenuate", "", "--allow", "_"]);
+    assert!(said.status == Some(2) && said.err.contains("STURDYREF is empty"), "{said:?}");
 }

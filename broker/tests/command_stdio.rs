@@ -56,10 +56,31 @@ fn a_session_in_binary_that_goes_on() {
 #[test]
 fn an_error_of_the_peer() {
     let said = with(b"[[0 <S #:[0 5]>]] {}\n[[0 <S #:[0 6]>]]\n");
-    assert_eq!(said.status, Some(0), "{said:?}");
+    assert_eq!(said.status, Some(1), "{said:?}");
     let error = said.out.lines().last().unwrap();
     assert!(error.starts_with("<error \"not a packet"), "{said:?}");
-    assert!(said.err.contains("ends a connection"), "{said:?}");
+    assert!(said.err.contains("ends a connection") && said.err.contains("has failed"), "{said:?}");
+    assert!(said.err.contains("principal=\"uid:"), "{said:?}");
+    // Nobody ends the input: that it failed is known all the same.
+    let mut command = staunch(&["serve", "--stdio"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"{}\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn input_that_ends_within_a_packet() {
+    for input in [&b"[[0 <S #:[0 5]>]]\n[[0 <S"[..], b"zork", &SYNC[..SYNC.len() - 3], b"\""] {
+        let said = run_with(staunch(&["serve", "--stdio"]), input);
+        assert_eq!(said.status, Some(1), "{input:?}: {said:?}");
+        assert!(said.err.contains("ended within a packet"), "{input:?}: {said:?}");
+    }
+    for input in [&b"  \n"[..], b"# nothing\n", b"[[0 <S #:[0 5]>]]"] {
+        let said = with(input);
+        assert_eq!(said.status, Some(0), "{input:?}: {said:?}");
+    }
 }
 
 /// Files are no pipes: nothing can watch them.

@@ -32,9 +32,12 @@ fn refused(text: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = write(&folder, "staunch.toml", text);
     let said = run(&["serve", "--check", "--config", &path]);
-    assert_eq!((said.status, said.out.as_str()), (Some(1), ""), "{text}");
+    assert_eq!((said.status, said.out.as_str()), (Some(2), ""), "{text}");
     said.err.replace(&path, "FILE")
 }
+
+/// What this machine's descriptors may bound.
+const BOUNDED: [&str; 2] = ["connections", "principal-connections"];
 
 /// Each line of the example that is commented out once says what holds anyhow.
 #[test]
@@ -49,7 +52,11 @@ fn the_example_shows_the_defaults() {
     let is_setting = |line: &&str| !line.starts_with("# ") && !line.starts_with("##") && *line != "#";
     let told: String =
         text.lines().filter(is_setting).map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
-    let told: Table = told.parse().unwrap();
+    let mut told: Table = told.parse().unwrap();
+    for table in [&mut told, &mut defaults] {
+        let limits = table["limits"].as_table_mut().unwrap();
+        BOUNDED.iter().for_each(|name| assert!(limits.remove(*name).is_some()));
+    }
     for name in ["key-file", "workers"] {
         assert!(defaults.remove(name).is_some() && text.contains(&format!("##{name} = ")), "{name}");
     }
@@ -88,7 +95,8 @@ fn defaults_are_told_as_they_are() {
     for (name, value) in defaults.iter().filter(|(_, value)| !value.is_table()).chain(limits) {
         let row = documented.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
         // There are as many as there are processors.
-        assert!(name == "workers" || row.contains(&value.to_string()), "{name} = {value}: {row}");
+        let is_fixed = name != "workers" && !BOUNDED.contains(&name.as_str());
+        assert!(!is_fixed || row.contains(&value.to_string()), "{name} = {value}: {row}");
         if let Some((_, flag)) = help.split_once(&format!("--{name} <"))
             && let Some(size) = value.as_str()
         {
@@ -154,7 +162,15 @@ fn what_is_wrong_is_told_with_its_line() {
         ("listen = [\"unix:/a\", \"unix:/a\"]", "unix:/a is given twice"),
         ("workers = ", "FILE:1:"),
         ("[[unix]]\nuser = \"no such user\"\ndeny = true", "FILE:2:8: there is no user"),
-        ("[[unix]]\nuid = 0\nreference-file = \"/nonexistent\"", "/nonexistent: No such file"),
+        (
+            "[[unix]]\nuid = 0\nreference-file = \"/nonexistent\"",
+            "FILE:3:18: reference-file: /nonexistent: No such",
+        ),
+        (
+            "[[unix]]\nuid = 0\nreference-file = \"/none\"\n[[unix]]\nreference-file = \"/nor\"",
+            "FILE:3:18: reference-file: /none: No such file or directory (os error 2); FILE:5:18: reference-file: /nor",
+        ),
+        ("socket-mode = 0660", "FILE:1:15: expected octal permissions in quotes, as in \"0660\""),
         ("[[key]]\nfile = \"/a\"\noid = '\"syndicate\"'", "two keys are for the oid"),
     ] {
         let error = refused(text);
@@ -162,7 +178,7 @@ fn what_is_wrong_is_told_with_its_line() {
     }
     let said = run(&["serve", "--config", "/nonexistent/staunch.toml"]);
     assert!(
-        said.status == Some(1) && said.err.contains("/nonexistent/staunch.toml: there is no such file"),
+        said.status == Some(2) && said.err.contains("/nonexistent/staunch.toml: there is no such file"),
         "{said:?}"
     );
     let said = run(&["serve", "--dev", "--limit", "conections=1"]);
@@ -174,7 +190,8 @@ fn the_file_has_a_place_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("staunch")).unwrap();
     write(&folder, "staunch/staunch.toml", "workers = 9");
-    let mut command = staunch(&["serve", "--check", "--key-file", "/nonexistent/key"]);
+    let key = folder.path().join("key").display().to_string();
+    let mut command = staunch(&["serve", "--check", "--key-file", &key]);
     command.env("XDG_CONFIG_HOME", folder.path());
     let said = run_with(command, b"");
     // Root's is in /etc.
@@ -275,10 +292,12 @@ fn the_key_of_another_user_can_be_checked_by_root() {
     let key = write(&folder, "key", "0123456789abcdef");
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     std::os::unix::fs::chown(&key, Some(65_534), None).unwrap();
-    check(&["--key-file", &key]);
+    let said = run(&["serve", "--check", "--key-file", &key]);
+    assert!(said.status == Some(0) && said.err.contains("only a broker that runs as that user"), "{said:?}");
     let socket = format!("unix:{}", folder.path().join("socket").display());
     let said = run(&["serve", "--key-file", &key, "--listen", &socket]);
     assert!(said.status == Some(1) && said.err.contains("belongs to user 65534"), "{said:?}");
+    assert!(said.err.contains(&format!("`chown 0 {key}`")), "{said:?}");
 }
 
 /// As an operator writes them: by name, with a reference that is restricted, in a file.
@@ -312,4 +331,134 @@ fn rules_for_users_hold() {
         said.status == Some(0) && said.err.contains("warning: [[unix]] rule 1 lets nobody in"),
         "{said:?}"
     );
+}
+
+/// A rule for a socket is for that socket, however either is written; and a rule for one that there is not is told of.
+#[test]
+fn rules_for_sockets_hold_and_those_for_none_are_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q.sock");
+    let deny = |socket: &str| format!("key-file = \"key\"\n[[unix]]\nsocket = \"{socket}\"\ndeny = true\n");
+    // The rule's path is from the file's folder, the flag's from where it is started.
+    let config = write(&folder, "staunch.toml", &deny("./q.sock"));
+    let mut command = staunch(&["serve", "--listen", "unix:q.sock", "--config", &config]);
+    command.current_dir(folder.path());
+    let running = Running::start(command);
+    running.logged("open on unix:q.sock");
+    let address = format!("unix:{}", path.display());
+    let said = run(&["sync", "--connect", &address]);
+    assert!(said.err.contains("This user may not connect here"), "{said:?}");
+    std::fs::write(&config, deny("/run/nope")).unwrap();
+    running.signal("-HUP");
+    let warned = "[[unix]] rule 1 is for nobody: nothing listens on its socket /run/nope, only on unix:";
+    running.logged(warned);
+    // Both from the file.
+    for socket in [path.to_str().unwrap(), "q.sock", "/run/nope"] {
+        let text = format!("listen = [\"unix:q.sock\"]\n{}", deny(socket));
+        let said = run(&["serve", "--check", "--config", &write(&folder, "other.toml", &text)]);
+        assert_eq!(said.status, Some(0), "{said:?}");
+        assert_eq!(said.err.contains(warned), socket == "/run/nope", "{said:?}");
+        assert!(said.out.contains(&format!("\"{address}\"")), "{said:?}");
+    }
+}
+
+/// What it is started with and what it is checked with need not be the same folder.
+#[test]
+fn paths_in_a_file_are_from_its_folder() {
+    let (narrow, flags) = ("narrow.ref", ["--allow", "<m _>"]);
+    let mut path = PathBuf::new();
+    let broker = Broker::start(|folder| {
+        path = folder.path().join("staunch.toml");
+        write(folder, narrow, &run(&[&["ref", "mint", "--dev"], &flags[..]].concat()).out);
+        std::fs::write(
+            &path,
+            format!("key-file = \"key\"\n[[key]]\nfile = \"guests\"\noid = 'guests'\n[[unix]]\nreference-file = \"{narrow}\"\n"),
+        )
+        .unwrap();
+        vec!["--config".to_owned(), path.display().to_string()]
+    });
+    assert!(broker.path("key").exists() && broker.path("guests").exists());
+    let found = check(&["--config", path.to_str().unwrap()]);
+    assert_eq!(found["key-file"], broker.path("key").display().to_string().into());
+    assert_eq!(found["unix"][0]["reference-file"], broker.path(narrow).display().to_string().into());
+}
+
+/// What would keep it from starting is found out by a check, too.
+#[test]
+fn a_check_finds_what_a_start_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    write(&folder, "file", "");
+    let listen = |name: &str| format!("unix:{}", path(name));
+    for (arguments, words) in [
+        (["--dev", "--listen", &listen("none/x")], "none does not exist"),
+        (["--dev", "--listen", &listen("file")], "there is a file, which is no socket"),
+        (["--dev", "--listen", &listen(&"x".repeat(110))], "the path is too long"),
+        (
+            ["--listen", &listen("x"), &format!("--key-file={}", path("none/key"))],
+            "the folder does not exist",
+        ),
+    ] {
+        for check in [&["serve", "--check"][..], &["serve"]] {
+            let said = run(&[check, &arguments].concat());
+            assert!(said.status == Some(1) && said.err.contains(words), "{check:?} {arguments:?}: {said:?}");
+        }
+    }
+    check(&["--dev", "--listen", &listen("x")]);
+}
+
+/// Under a hard limit of descriptors.
+fn limited(descriptors: u32, arguments: &str) -> Said {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" serve --dev {arguments}")]);
+    command.arg(env!("CARGO_BIN_EXE_staunch")).env_remove("STAUNCH_LOG").env_remove("RUST_LOG");
+    run_with(command, b"")
+}
+
+#[test]
+fn descriptors_are_told_of_where_they_matter() {
+    let found: Table = limited(128, "--check").out.parse().unwrap();
+    assert_eq!(
+        (&found["limits"]["connections"], &found["limits"]["principal-connections"]),
+        (&96.into(), &72.into())
+    );
+    let found: Table = limited(128, "--check --limit connections=50").out.parse().unwrap();
+    assert_eq!(found["limits"]["connections"], 50.into());
+    // A session that is over at once.
+    for (arguments, is_told) in [
+        ("--stdio --listen tcp:127.0.0.1:0", true),
+        ("--stdio --listen tcp:127.0.0.1:0 --limit connections=50 --limit principal-connections=50", false),
+        ("--stdio --listen tcp:127.0.0.1:0 --limit connections=200 --limit principal-connections=50", true),
+    ] {
+        let said = limited(128, arguments);
+        assert_eq!(said.status, Some(0), "{said:?}");
+        let is_there = said.err.contains("WARN")
+            && said.err.contains("LimitNOFILE=")
+            && said.err.contains("128 descriptors");
+        assert_eq!(is_there, is_told, "{arguments}: {}", said.err);
+    }
+    let said = limited(10, "--listen tcp:127.0.0.1:0");
+    assert!(said.status == Some(1) && said.err.contains("LimitNOFILE= of a service"), "{said:?}");
+}
+
+/// As `[[unix]]` rules give it: a dataspace, and no gatekeeper before it.
+#[test]
+fn who_starts_from_a_dataspace_needs_no_reference() {
+    let (broker, path) = configured("");
+    let uid = rustix::process::geteuid().as_raw();
+    let allow = ["--allow-observe", "<Present $who>", "--allow", "<Present _>"];
+    let key = broker.path("key").display().to_string();
+    let narrow = run(&[&["ref", "mint", "--key-file", &key], &allow[..]].concat()).out;
+    std::fs::write(broker.path("narrow"), narrow).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}[[unix]]\nuid = {uid}\nreference-file = \"narrow\"\n")).unwrap();
+    broker.running.signal("-HUP");
+    broker.logged("unix: other rules");
+    let mut holder = Running::start(broker.command(&["assert", "--direct", "<Present 1>"]));
+    assert_eq!(holder.line(), "+ <Present 1>");
+    let said = broker.run(&["observe", "--direct", "--snapshot", "<Present $who>"]);
+    assert_eq!((said.status, said.out.as_str()), (Some(0), "+ who=1\n"), "{said:?}");
+    assert_eq!(broker.run(&["sync", "--direct"]).status, Some(0));
+    let said = broker.run(&["sync", "--timeout", "0.3"]);
+    assert!(said.status == Some(1) && said.err.contains("then --direct"), "{said:?}");
 }

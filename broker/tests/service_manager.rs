@@ -208,6 +208,8 @@ fn a_peer_that_does_not_read_holds_nothing_up() {
     let (status, log) = running.end();
     assert_eq!(status, Some(0), "{log}");
     assert!(log.contains("have not read all") && start.elapsed() < Duration::from_secs(10), "{log}");
+    let deaf = log.lines().find(|line| line.contains("has not read what waited for it")).expect(&log);
+    assert!(deaf.contains("connection=\"unix:") && deaf.contains("bytes="), "{log}");
 }
 
 #[test]
@@ -244,6 +246,18 @@ fn shipped_units_start_what_there_is() {
         let said = run_with(command, b"");
         assert_eq!(said.status, Some(0), "{said:?}");
     }
+    let text = std::fs::read_to_string(share("openrc/staunch.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("staunch.toml");
+    std::fs::write(&config, text.replace("/run/staunch", folder.path().to_str().unwrap())).unwrap();
+    let mut command = staunch(&["serve", "--check", "--config", config.to_str().unwrap()]);
+    command.env("STATE_DIRECTORY", folder.path());
+    let said = run_with(command, b"");
+    assert!(said.status == Some(0) && said.out.contains("/socket"), "{said:?}");
+    // What is wrong is found out before anybody is told to reload, and is no reason to start again.
+    let reloads: Vec<&str> = unit.lines().filter(|line| line.starts_with("ExecReload=")).collect();
+    assert!(reloads.len() == 2 && reloads[0].contains("serve --check") && reloads[1].contains("kill -HUP"));
+    assert!(unit.contains("RestartPreventExitStatus=2"));
     // The service waits for longer than the broker may take.
     let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
     assert!(stop.parse::<u64>().unwrap() > 10);

@@ -110,6 +110,11 @@ impl fmt::Display for Error {
             Error::Io(doing, e) => write!(f, "{doing}: {e}"),
             Error::Malformed(m) => write!(f, "the broker sent {m}"),
             Error::PeerFailed(text) => write!(f, "the broker reported an error: {text}"),
+            Error::Refused(answer) if answer.contains("sturdyref-failed-validation") => write!(
+                f,
+                "the broker refused the reference: {answer}. Consumers come in by the well-known one, which \
+                 `staunch serve --dev` takes; --producer-ref gives producers another"
+            ),
             Error::Refused(answer) => write!(f, "the broker refused the reference: {answer}"),
             Error::Closed => write!(f, "the broker closed the session"),
             Error::Silent(time) => write!(f, "the broker did not answer within {} s", time.as_secs_f64()),

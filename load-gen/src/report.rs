@@ -36,7 +36,9 @@ impl Sample {
     /// All figures by name; the unit is the last part of the name.
     pub fn metrics(&self) -> BTreeMap<&'static str, f64> {
         let mut m = BTreeMap::new();
-        if self.seconds > 0.0 && self.messages > 0 {
+        // Without a delivery the time has no end; it does where none is missing.
+        let is_timed = self.deliveries > 0 || self.faults.total() == 0;
+        if is_timed && self.seconds > 0.0 && self.messages > 0 {
             m.insert("messages_per_s", self.messages as f64 / self.seconds);
             m.insert("deliveries_per_s", self.deliveries as f64 / self.seconds);
             m.insert("load_cpu_us_per_message", per(self.load_cpu_ns, self.messages));
@@ -55,7 +57,7 @@ impl Sample {
                 m.insert("broker_user_us_per_message", per(b.user_ns, self.messages));
                 m.insert("broker_sys_us_per_message", per(b.sys_ns, self.messages));
             }
-            if self.seconds > 0.0 {
+            if is_timed && self.seconds > 0.0 {
                 m.insert("broker_cpu_share", b.cpu_ns as f64 / 1e9 / self.seconds);
             }
         }
@@ -321,6 +323,15 @@ mod tests {
         assert_eq!((per_message.median, per_message.min, per_message.max), (0.3, 0.1, 0.8));
         assert_eq!(a.figures["broker_cpu_us_per_delivery"].median, 0.15);
         assert_eq!(a.figures["messages_per_s"].median, 5.0);
+    }
+
+    #[test]
+    fn what_never_came_has_no_rate() {
+        let mut bad = sample("x", 1000, 1000);
+        (bad.deliveries, bad.seconds, bad.faults.lost) = (0, 1e-9, 1000);
+        let rates = ["messages_per_s", "deliveries_per_s", "load_cpu_share", "broker_cpu_share"];
+        assert!(rates.iter().all(|name| !bad.metrics().contains_key(name)));
+        assert_eq!(bad.metrics()["messages"], 1000.0);
     }
 
     #[test]

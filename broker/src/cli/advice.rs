@@ -1,13 +1,15 @@
-//! Why a broker cannot listen, and what to do about it.
+//! Why a broker cannot start or listen, and what to do about it; what is allowed, and likely not meant.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use staunch::server::{Address, Listen, StartError};
+use staunch::admission::is_same_path;
+use staunch::server::{Address, Config, Listen, StartError};
 
-use super::Fault;
+use super::config::Read;
+use super::{Fault, key};
 
 /// Two listeners cannot have one address, except for a port that the system chooses.
 pub(super) fn check_distinct(addresses: &[Listen]) -> Result<(), String> {
@@ -28,6 +30,54 @@ pub(super) fn check_local(addresses: &[Listen]) -> Result<(), String> {
     far.map_or(Ok(()), |address| Err(explain(&StartError::NotLocal(address.clone()), addresses)))
 }
 
+/// Whether Unix sockets can be made where they are to be, as far as can be told without making them.
+pub(super) fn check_places(addresses: &[Listen]) -> Result<(), String> {
+    for Listen { address, .. } in addresses {
+        let Address::Unix(path) = address else { continue };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let cause = if path.as_os_str().len() > SOCKET_PATH_MAX {
+            ErrorKind::InvalidInput
+        } else if !folder.is_dir() {
+            ErrorKind::NotFound
+        } else if path.exists() && !is_socket(path) {
+            ErrorKind::AddrInUse
+        } else {
+            continue;
+        };
+        return Err(explain(&StartError::Listen(address.clone(), cause.into()), addresses));
+    }
+    Ok(())
+}
+
+/// Which rules are for a socket that nothing listens on: they are for nobody, and whoever they were meant for comes in
+/// as if there were none.
+pub(super) fn unheard(config: &Config, addresses: &[Address]) -> Vec<String> {
+    let is_heard = |socket: &Path| {
+        addresses.iter().any(|address| matches!(address, Address::Unix(path) if is_same_path(path, socket)))
+    };
+    let there_are: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let there_are =
+        if there_are.is_empty() { String::new() } else { format!(", only on {}", there_are.join(", ")) };
+    let numbered = config.rules.iter().zip(1..);
+    let unheard = numbered.filter_map(|(rule, number)| {
+        let socket = rule.who.socket.as_ref().filter(|socket| !is_heard(socket))?;
+        Some(format!(
+            "[[unix]] rule {number} is for nobody: nothing listens on its socket {}{there_are}",
+            socket.display(),
+        ))
+    });
+    unheard.collect()
+}
+
+/// Which keys a broker of this user would not take.
+pub(super) fn foreign(keys: &[Read]) -> Vec<String> {
+    let told = |read: &Read| {
+        let (user, path) = (key::foreign_owner(&read.path)?, read.path.display());
+        Some(format!("{path}: the key belongs to user {user}: only a broker that runs as that user takes it"))
+    };
+    keys.iter().filter_map(told).collect()
+}
+
 /// Why the broker does not start, and what to do about it.
 pub(super) fn advise(error: &StartError, all: &[Listen]) -> Fault {
     Fault::Failed(explain(error, all))
@@ -37,6 +87,11 @@ fn explain(error: &StartError, all: &[Listen]) -> String {
     let (address, cause) = match error {
         StartError::Listen(address, cause) => (address, cause),
         StartError::NotLocal(_) => return format!("{error}. Choose an address such as 127.0.0.1"),
+        StartError::Scheduler(cause) if cause.raw_os_error() == Some(TOO_MANY_OPEN_FILES) => {
+            return format!(
+                "{error}. Allow the process more descriptors: LimitNOFILE= of a service, `ulimit -Hn` of a shell"
+            );
+        }
         StartError::Metrics(address, cause) if cause.kind() == ErrorKind::AddrInUse => {
             return format!(
                 "cannot tell metrics on tcp:{address}: another program listens there already. Choose another port"
@@ -95,6 +150,9 @@ fn overlapping(address: SocketAddr, all: &[Listen]) -> Option<SocketAddr> {
         _ => None,
     })
 }
+
+/// `EMFILE` of Linux.
+const TOO_MANY_OPEN_FILES: i32 = 24;
 
 /// What `sockaddr_un` has room for, less the final zero (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;

@@ -29,8 +29,12 @@ Examples:
   staunch assert --for 60 '<maintenance \"db\">' '<ready #f>'
   ./server | staunch assert '<running \"server\">'      as long as the server runs
 
-Status: 0 when it ends as above; 1 if the broker goes away; 2 if the command
-makes no sense.")]
+It ends when the broker does. To have it made again whenever there is one:
+  until staunch assert '<Present \"ann\">'; do sleep 1; done
+or a service with Restart=on-failure.
+
+Status: 0 when it ends as above; 1 if the broker goes away, or the reference does
+not allow what is to be asserted; 2 if the command makes no sense.")]
 pub(super) struct Assert {
     /// What holds, as Preserves text, such as '<Present "ann">'
     #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
@@ -52,6 +56,7 @@ impl Assert {
     pub(super) fn run(self) -> Result<(), Fault> {
         let values = parse_all(&self.values, self.json)?;
         let mut reached = self.reach.open()?;
+        values.iter().try_for_each(|value| reached.allowed.check(value)).map_err(Fault::Failed)?;
         let interrupt = Interrupt::catch().map_err(Fault::failed)?;
         reached.session.assert(values.iter().map(Vec::as_slice));
         let taken = reached.session.sync();

@@ -38,7 +38,7 @@ pub(super) fn default_path() -> Result<PathBuf, String> {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeyError {
     /// It cannot be read or made.
-    #[error("{}: {cause}", .path.display())]
+    #[error("{}: {cause}{advice}", .path.display(), advice = advice(.cause))]
     Io { path: PathBuf, cause: io::Error },
     /// It does not exist, nor does its folder.
     #[error("{}: the folder does not exist. Make it, or choose another path", .0.display())]
@@ -54,7 +54,12 @@ pub(super) enum KeyError {
     )]
     Readable { path: PathBuf, mode: u32 },
     /// It is somebody else's.
-    #[error("{}: the key belongs to user {user}, who could read it", .path.display())]
+    #[error(
+        "{path}: the key belongs to user {user}, who could read it. Run the broker as that user; or, if that user may have \
+         read it, `chown {me} {path}` makes it usable here",
+        path = .path.display(),
+        me = effective_user()
+    )]
     Foreign { path: PathBuf, user: u32 },
     /// It is too short or too long.
     #[error(
@@ -76,6 +81,16 @@ impl KeyError {
     }
 }
 
+/// What to do if this user may not.
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        ErrorKind::PermissionDenied => {
+            ". This user may not read or make the key there: --key-file PATH names another"
+        }
+        _ => "",
+    }
+}
+
 fn length(bytes: usize) -> String {
     if bytes > KEY_BYTES { "more".to_owned() } else { bytes.to_string() }
 }
@@ -93,11 +108,10 @@ pub(super) fn read_or_make(path: &Path, makes_folder: bool) -> Result<(Vec<u8>, 
         other => return other.map(|key| (key, false)),
     }
     let doing = KeyError::io(path);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
+    check_folder(path, makes_folder)?;
     if makes_folder {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(doing)?;
-    } else if !folder.is_dir() {
-        return Err(KeyError::NoFolder(path.to_owned()));
     }
     let mut key = vec![0; KEY_BYTES];
     random(&mut key).map_err(doing)?;
@@ -107,6 +121,27 @@ pub(super) fn read_or_make(path: &Path, makes_folder: bool) -> Result<(Vec<u8>, 
         Err(error) if error.kind() == ErrorKind::AlreadyExists => read_owned(path).map(|key| (key, false)),
         Err(error) => Err(doing(error)),
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether there is a folder for a key that is to be made.
+///
+/// # Errors
+/// If there is none, and it may not be made.
+pub(super) fn check_folder(path: &Path, makes_folder: bool) -> Result<(), KeyError> {
+    match makes_folder || folder_of(path).is_dir() {
+        true => Ok(()),
+        false => Err(KeyError::NoFolder(path.to_owned())),
+    }
+}
+
+/// The user whose key this is, if a broker of this user does not take it.
+pub(super) fn foreign_owner(path: &Path) -> Option<u32> {
+    let owner = fs::metadata(path).ok()?.uid();
+    (owner != 0 && owner != effective_user()).then_some(owner)
 }
 
 fn random(bytes: &mut [u8]) -> io::Result<()> {

@@ -4,16 +4,18 @@
 //! - `serve`, `stdio`, `key`: the broker, on standard input and output too, and the secret that its references are
 //!   signed with.
 //! - `config`: its configuration file. `life`: its signals and its service manager. `inherit`: sockets from there.
-//! - `advice`: what to do when it cannot listen.
+//! - `advice`: what to do when it cannot start or listen, and what is likely not meant.
 //! - `reference`: `staunch ref`.
 //! - `top`, `audit`: who owes what, on a terminal; and whether it adds up.
 //! - `observe`, `hold`, `send`, `sync`: clients for people and scripts.
 //! - `reach`: which broker these speak to, by which reference, and what to do if that fails.
+//! - `allowed`: what that reference lets pass.
 //! - `pattern`, `value`, `json`, `lines`: what people write, and what they are shown.
 //! - `interrupt`, `logging`: signals and logs.
 //! - `manual`: completions and manual pages, made from the definitions of the flags.
 
 mod advice;
+mod allowed;
 mod audit;
 mod config;
 mod hold;

@@ -63,9 +63,13 @@ Examples:
   staunch observe --count 1 --for 10 '<ready \"db\">'
   staunch observe --json '<Says $who $what>' | jq .captures.what
 
-Status: 0, also after Ctrl-C; 1 if the broker goes away, or if the time of --for
-is over before there were as many events as --count says; 2 if the command makes
-no sense.")]
+It ends when the broker does. To go on with the next one:
+  until staunch observe '<Present $who>'; do sleep 1; done
+What was asserted in the first is not retracted then: it is gone with it.
+
+Status: 0, also after Ctrl-C; 1 if the broker goes away, if the reference does not
+allow the pattern, or if the time of --for is over before there were as many
+events as --count says; 2 if the command makes no sense.")]
 pub(super) struct Observe {
     /// What to look for, such as '<Says $who $what>'; --help tells how to write it
     pattern: String,
@@ -93,7 +97,15 @@ impl Observe {
         let compiled = if self.raw { raw(&self.pattern) } else { pattern::observed(&self.pattern) };
         let compiled =
             compiled.map_err(|error| Fault::Usage(format!("the pattern cannot be used: {error}")))?;
+        if !self.pattern.contains('$') && self.pattern.trim_end().ends_with(" >") {
+            eprintln!(
+                "staunch: warning: the pattern {} captures nothing. Has a shell taken a $name out of it? Patterns need \
+                 single quotes",
+                self.pattern
+            );
+        }
         let mut reached = self.reach.open()?;
+        reached.allowed.check_observer(&compiled.bytes).map_err(Fault::Failed)?;
         let interrupt = Interrupt::catch().map_err(Fault::failed)?;
         let observer = reached.session.observe(&compiled.bytes);
         let end = self.snapshot.then(|| reached.session.sync());

@@ -8,6 +8,7 @@ use staunch::client::{BrokerAddress, Error, Session};
 use staunch_protocols::sturdy::{SturdyError, SturdyRef};
 
 use super::Fault;
+use super::allowed::Allowed;
 use super::value::{parse, scan, show};
 
 /// Where a broker listens unless told otherwise.
@@ -38,6 +39,9 @@ pub(super) struct Reach {
     /// How many seconds the broker may take to let us in
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     timeout: Duration,
+    /// Show no reference: the dataspace is there at once, for those to whom a [[unix]] rule of the broker gives it
+    #[arg(long, conflicts_with_all = ["reference", "ref_file"])]
+    direct: bool,
 }
 
 /// The flags of clients of the ledger.
@@ -59,13 +63,16 @@ pub(super) struct LedgerReach {
     /// How many seconds the broker may take to let us in, and to tell something
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     timeout: Duration,
+    /// Show no reference: the ledger is there at once, for those to whom a [[unix]] rule of the broker gives it
+    #[arg(long, conflicts_with_all = ["reference", "ref_file"])]
+    direct: bool,
 }
 
 impl LedgerReach {
     /// Connects, and resolves the reference.
     pub(super) fn open(self) -> Result<Reached, Fault> {
-        let LedgerReach { connect, reference, ref_file, timeout } = self;
-        Reach { connect, reference, ref_file, timeout }.open_by(&LEDGER)
+        let LedgerReach { connect, reference, ref_file, timeout, direct } = self;
+        Reach { connect, reference, ref_file, timeout, direct }.open_by(&LEDGER)
     }
 }
 
@@ -90,6 +97,8 @@ const LEDGER: Space = Space {
 pub(super) struct Reached {
     /// The session.
     pub(super) session: Session,
+    /// What may be said in it.
+    pub(super) allowed: Allowed,
     /// Where it is.
     pub(super) address: BrokerAddress,
     /// For how long to wait for an answer.
@@ -146,9 +155,16 @@ impl Reach {
 
     fn open_by(&self, space: &Space) -> Result<Reached, Fault> {
         let address = self.address()?;
+        let timeout = self.timeout;
+        if self.direct {
+            return match Session::open_direct(&address, timeout) {
+                Ok(session) => Ok(Reached { session, allowed: Allowed::all(), address, timeout }),
+                Err(error) => Err(Fault::Failed(advise(&error, &address, None))),
+            };
+        }
         let (reference, source) = self.reference(space)?;
-        match Session::open(&address, &reference, self.timeout) {
-            Ok(session) => Ok(Reached { session, address, timeout: self.timeout }),
+        match Session::open(&address, &reference, timeout) {
+            Ok(session) => Ok(Reached { session, allowed: Allowed::by(&reference), address, timeout }),
             Err(error) => Err(Fault::Failed(advise(&error, &address, Some((&reference, source, space))))),
         }
     }
@@ -166,8 +182,9 @@ impl Reach {
         let (text, source) = if let Some(text) = &self.reference {
             (text.clone(), Source::Flag)
         } else if let Some(path) = &self.ref_file {
-            let text =
-                read_short(path).map_err(|error| Fault::Failed(format!("{}: {error}", path.display())))?;
+            let text = read_short(path).map_err(|error| {
+                Fault::Failed(format!("the reference's file {}: {error}", path.display()))
+            })?;
             (text, Source::File)
         } else if let Some(text) = environment(space.variable)? {
             (text, Source::Environment)
@@ -226,8 +243,14 @@ fn advise(error: &Error, address: &BrokerAddress, by: Option<(&SturdyRef, Source
         ),
         Error::Unbound(_) => {
             let oid = by.map(|(reference, ..)| show(scan(&reference.oid).view(&reference.oid)));
+            let or = match address {
+                BrokerAddress::Unix(_) => {
+                    " Or a [[unix]] rule of the broker gives this user a dataspace at once: then --direct"
+                }
+                BrokerAddress::Tcp(..) => "",
+            };
             format!(
-                "{address}: {error}. The oid is {}; is the reference for another broker?",
+                "{address}: {error}. The oid is {}; is the reference for another broker?{or}",
                 oid.unwrap_or_default()
             )
         }
@@ -242,6 +265,11 @@ fn advise(error: &Error, address: &BrokerAddress, by: Option<(&SturdyRef, Source
                  `staunch ref inspect` shows it, and checks it against a key"
             ),
         },
+        Error::Closed if by.is_some() => {
+            format!(
+                "{address}: {error} before it let us in. Is it a Syndicate broker, and has it not been stopped?"
+            )
+        }
         Error::Closed => format!("{address}: {error}. Has the broker been stopped?"),
         _ => format!("{address}: {error}"),
     }
@@ -260,8 +288,10 @@ fn advise_connect(address: &BrokerAddress, cause: &std::io::Error) -> String {
         ErrorKind::TimedOut => "it does not answer".to_owned(),
         _ => cause.to_string(),
     };
+    // Elsewhere it is a service, or somebody else's.
+    let start =
+        if address.to_string() == DEFAULT_ADDRESS { " `staunch serve --dev` starts one;" } else { "" };
     format!(
-        "cannot connect to {address}: {why}. Is the broker running? `staunch serve --dev` starts one; --connect ADDRESS \
-         chooses another"
+        "cannot connect to {address}: {why}. Is the broker running?{start} --connect ADDRESS chooses another"
     )
 }

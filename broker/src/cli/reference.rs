@@ -8,6 +8,7 @@ use clap::Subcommand;
 use staunch_protocols::sturdy::{SturdyRef, check_caveat};
 use staunch_protocols::wire::encode;
 
+use super::config::{self, Oid};
 use super::manual::print;
 use super::reach::read_ref;
 use super::serve::DEFAULT_OID;
@@ -22,7 +23,12 @@ const REF_BYTES_MAX: u64 = 1 << 20;
 #[command(after_help = "\
 A reference is a text that lets in whoever has it, and that nobody can guess.
 Whoever has it can restrict it, without a key and without the broker, and give
-it on; the restrictions cannot be taken away.")]
+it on; the restrictions cannot be taken away.
+
+What a restricted reference does not allow, the broker drops without an answer:
+nobody is told of an assertion or a message that does not pass, and an observer
+that does not pass sees nothing. `staunch assert`, `send` and `observe` say so
+beforehand.")]
 pub(super) enum Reference {
     Mint(Mint),
     Attenuate(Attenuate),
@@ -140,29 +146,49 @@ pub(super) struct Mint {
     #[arg(long, value_name = "PATH")]
     key_file: Option<PathBuf>,
     /// Use the empty key, of `staunch serve --dev`
-    #[arg(long, conflicts_with = "key_file")]
+    #[arg(long, conflicts_with_all = ["key_file", "config"])]
     dev: bool,
-    /// What the reference is for, as Preserves text; as given to `staunch serve`
-    #[arg(long, value_name = "VALUE", default_value = DEFAULT_OID)]
-    oid: String,
+    /// What the reference is for, as Preserves text [default: what `staunch serve` has for that key, as a rule
+    /// "syndicate"]
+    #[arg(long, value_name = "VALUE")]
+    oid: Option<Oid>,
+    /// The broker's configuration file, which may say where its keys are, and what for [default: that of `staunch serve`]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     restrictions: Restrictions,
 }
 
 impl Mint {
     fn run(self) -> Result<(), Fault> {
-        let oid = parse(&self.oid).map_err(|error| Fault::Usage(format!("--oid {}: {error}", self.oid)))?;
         let caveats = self.restrictions.read()?;
-        let key = if self.dev {
-            Vec::new()
+        let (key, oid) = if self.dev {
+            (Vec::new(), self.oid.map_or_else(|| DEFAULT_OID.parse(), Ok).map_err(Fault::Usage)?)
         } else {
-            let path = match self.key_file {
-                Some(path) => path,
-                None => key::default_path().map_err(Fault::Failed)?,
-            };
-            read_key(&path)?
+            let (path, oid) = Mint::key(self.key_file, self.oid, self.config)?;
+            (read_key(&path)?, oid)
         };
-        show_ref(&restricted(SturdyRef::mint(&oid, &key), &caveats)?)
+        show_ref(&restricted(SturdyRef::mint(&oid.bytes, &key), &caveats)?)
+    }
+
+    /// Where the key is, and what the reference is for: as `staunch serve` has it.
+    fn key(
+        given: Option<PathBuf>,
+        oid: Option<Oid>,
+        asked: Option<PathBuf>,
+    ) -> Result<(PathBuf, Oid), Fault> {
+        let is_all_given = given.is_some() && oid.is_some() && asked.is_none();
+        let (is_named, path) = (asked.is_some(), asked.or_else(config::default_path));
+        let file = match path.filter(|_| !is_all_given) {
+            None => None,
+            Some(path) => match config::read(&path).map_err(Fault::Failed)? {
+                None if is_named => {
+                    return Err(Fault::Failed(format!("{}: there is no such file", path.display())));
+                }
+                file => file,
+            },
+        };
+        config::key_for(given, oid, file.unwrap_or_default()).map_err(Fault::Failed)
     }
 }
 
@@ -185,7 +211,8 @@ Examples:
   staunch ref attenuate \"$REF\" --allow '<Says \"ann\" _>'
   staunch ref mint | staunch ref attenuate - --caveat '<reject <rec secret [<_>]>>'
 
-All --allow and --allow-observe of one command form one caveat, the last one.")]
+All --allow and --allow-observe of one command form one caveat, the last one.
+What is not allowed is dropped by the broker without an answer.")]
 pub(super) struct Attenuate {
     /// The reference; - reads it from standard input
     #[arg(value_name = "STURDYREF")]
@@ -302,6 +329,13 @@ fn describe_json(reference: &SturdyRef, is_verified: Option<bool>) -> String {
 
 /// A reference as it is given.
 fn argument(text: &str) -> Result<SturdyRef, Fault> {
+    if text.trim().is_empty() {
+        return Err(Fault::Usage(
+            "the argument STURDYREF is empty. Is a variable not set? `staunch ref mint` prints a reference; - reads it from \
+             standard input"
+                .to_owned(),
+        ));
+    }
     if text != "-" {
         return read_ref(text).map_err(Fault::Usage);
     }

@@ -29,9 +29,12 @@ Examples:
   seq 10 | sed 's/.*/<count &>/' | staunch send
   staunch observe --json '<a _>' | jq -c .value | staunch send --json --connect ADDRESS
 
-Status: 0 if the broker has taken all; 1 if it goes away or a line cannot be
-read; 2 if the command makes no sense. That the broker has taken a message does
-not mean that anybody observes it.")]
+(jq 1.6 and older writes 1.0 as 1, which makes an integer of a double.)
+
+Status: 0 if the broker has taken all; 1 if it goes away, a line cannot be read,
+or the reference does not allow a value; 2 if the command makes no sense. Of what
+it was given in lines it says then how much has been taken. That the broker has
+taken a message does not mean that anybody observes it.")]
 pub(super) struct Send {
     /// What to send, as Preserves text, such as '<Says "ann" "hello">'
     #[arg(value_name = "VALUE", allow_negative_numbers = true)]
@@ -53,6 +56,7 @@ impl Send {
             }
             return Stream::new(&mut reached, self.json)?.run();
         }
+        values.iter().try_for_each(|value| reached.allowed.check(value)).map_err(Fault::Failed)?;
         values.iter().for_each(|value| reached.session.message(value));
         let taken = reached.session.sync();
         while !turn(&mut reached, Some(taken))? {
@@ -88,6 +92,10 @@ struct Stream<'r> {
     /// The number of the line being read, from 1.
     line: u64,
     sent: u64,
+    /// So many the broker is known to have taken.
+    taken: u64,
+    /// The answer that tells of more: our entity, and how many had been sent when it was asked.
+    asked: Option<(i64, u64)>,
     /// What is wrong with the line that was read last: nothing more is read.
     fault: Option<String>,
 }
@@ -95,15 +103,21 @@ struct Stream<'r> {
 impl Stream<'_> {
     fn new(reached: &mut Reached, is_json: bool) -> Result<Stream<'_>, Fault> {
         let lines = Lines::stdin().map_err(|error| cannot_read(&error))?;
-        Ok(Stream { reached, lines, is_json, line: 0, sent: 0, fault: None })
+        Ok(Stream { reached, lines, is_json, line: 0, sent: 0, taken: 0, asked: None, fault: None })
     }
 
     fn run(mut self) -> Result<(), Fault> {
-        let mut taken = None;
-        while !turn(self.reached, taken)? {
+        loop {
+            let is_answered = turn(self.reached, self.asked.map(|(oid, _)| oid));
+            if is_answered.map_err(|fault| self.interrupted(fault))? {
+                self.taken = self.asked.take().map_or(self.taken, |(_, sent)| sent);
+            }
             let is_over = self.lines.has_ended() || self.fault.is_some();
-            if is_over && taken.is_none() {
-                taken = Some(self.reached.session.sync());
+            if is_over && self.taken == self.sent {
+                break;
+            }
+            if self.asked.is_none() && self.taken < self.sent {
+                self.asked = Some((self.reached.session.sync(), self.sent));
                 continue;
             }
             let reads = !is_over && self.reached.session.unwritten() < UNWRITTEN_BYTES_MAX;
@@ -126,6 +140,13 @@ impl Stream<'_> {
         }
     }
 
+    /// What has come of it when it cannot go on.
+    fn interrupted(&self, fault: Fault) -> Fault {
+        let (Fault::Usage(why) | Fault::Failed(why)) = fault;
+        let (taken, sent) = (self.taken, self.sent);
+        Fault::Failed(format!("{why}. {taken} of {sent} messages have been taken for certain"))
+    }
+
     /// Sends the lines that are complete.
     fn send_lines(&mut self) -> Result<(), String> {
         loop {
@@ -138,6 +159,7 @@ impl Stream<'_> {
                 continue;
             }
             let value = if self.is_json { json::read(text)? } else { parse(text)? };
+            self.reached.allowed.check(&value)?;
             self.reached.session.message(&value);
             self.sent += 1;
         }

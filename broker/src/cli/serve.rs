@@ -9,7 +9,7 @@ use staunch::server::{Address, Config, Listen, Server, Slow};
 use staunch_protocols::sturdy::SturdyRef;
 
 use super::Fault;
-use super::advice::{advise, check_distinct, check_local};
+use super::advice::{advise, check_distinct, check_local, check_places, foreign, unheard};
 use super::config::limits::{Chosen, read_flag};
 use super::config::{
     self, BUFFER_MAX, BUSY_POLL_MAX, FAN_OUT_MIN, MetricsAddress, Named, Oid, Read, Settings, UNITS_MAX,
@@ -31,7 +31,7 @@ pub(super) const DEFAULT_OID: &str = "\"syndicate\"";
 Run the broker until SIGTERM or Ctrl-C.
 
 Clients come in by a reference (sturdyref) that is signed with the broker's key. The key is made at the first start, \
-and the reference printed then; `staunch ref mint` prints it again.")]
+and `staunch ref mint` prints the reference; on a terminal the broker does so, too, when it starts.")]
 #[command(after_long_help = "\
 Examples:
   staunch serve --dev
@@ -60,9 +60,15 @@ Environment:
                Where the key is, see --key-file
   XDG_CONFIG_HOME, HOME
                Where the configuration is, see --config
+  JOURNAL_STREAM
+               As systemd sets it: if it is standard error, lines have the journal's
+               priorities, and no time of their own
   LISTEN_FDS, NOTIFY_SOCKET, WATCHDOG_USEC
                As systemd sets them: sockets to listen on, and whom to tell how it
-               goes")]
+               goes
+
+Status: 0 when it ends as told to; 1 if it cannot start, or not go on; 2 if the
+command or the configuration makes no sense: a restart will not help.")]
 pub(super) struct Serve {
     /// Let everybody in who can connect, by the well-known reference
     /// <ref {oid: "syndicate" sig: #[acowDB2/oI+6aSEC3YIxGg==]}>
@@ -78,7 +84,10 @@ pub(super) struct Serve {
     /// tells all that may stand in it.
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Check the configuration, print all of it as a file would say it, and end
+    /// Check whether the broker would start, print the configuration as a file would say all of it, and end
+    ///
+    /// What holds on this machine: no more connections than there may be descriptors for. What is likely a mistake is
+    /// warned of. What is not looked at: whether a TCP address is free.
     #[arg(long)]
     check: bool,
     /// Where the key is, or is to be made [default: $STATE_DIRECTORY/key, or /var/lib/staunch/key for
@@ -165,11 +174,11 @@ pub(super) struct Serve {
 }
 
 fn workers(text: &str) -> Result<u64, String> {
-    amount::read_within(text, 1, 1024)
+    amount::read_count_within(text, 1, 1024)
 }
 
 fn busy_poll(text: &str) -> Result<u64, String> {
-    amount::read_within(text, 0, BUSY_POLL_MAX)
+    amount::read_count_within(text, 0, BUSY_POLL_MAX)
 }
 
 fn units(text: &str) -> Result<u64, String> {
@@ -272,15 +281,21 @@ impl Source {
 
     /// Prints what holds.
     fn check(&self) -> Result<(), Fault> {
-        let settings = self.read().map_err(Fault::Failed)?;
+        let mut settings = self.read().map_err(Fault::Usage)?;
         let keys = settings.check_keys().map_err(Fault::Failed)?;
-        let config = settings.config(&keys).map_err(Fault::Failed)?;
-        // What is not there yet has made no references.
-        unsigned(&config).iter().for_each(|warning| eprintln!("staunch: warning: {warning}"));
+        let config = settings.config(&keys).map_err(Fault::Usage)?;
         let listen = listen(&settings, &[]);
         if settings.is_dev {
             check_local(&listen).map_err(Fault::Failed)?;
         }
+        check_places(&listen).map_err(Fault::Failed)?;
+        let addresses: Vec<Address> = listen.iter().map(|listen| listen.address.clone()).collect();
+        // What is not there yet has made no references.
+        let handed_over = " (what a service manager hands over is not known to a check)";
+        let unheard = unheard(&config, &addresses).into_iter().map(|warning| warning + handed_over).collect();
+        let warnings = [unsigned(&config), unheard, foreign(&keys)].concat();
+        warnings.iter().for_each(|warning| eprintln!("staunch: warning: {warning}"));
+        settings.bound_by_descriptors();
         print(settings.show(&listen).to_string().as_bytes())
     }
 }
@@ -295,9 +310,9 @@ fn listen(settings: &Settings, sockets: &[Inherited]) -> Vec<Listen> {
 }
 
 fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
-    let settings = source.read().map_err(Fault::Failed)?;
+    let settings = source.read().map_err(Fault::Usage)?;
     let keys = settings.read_keys().map_err(Fault::Failed)?;
-    let mut config = settings.config(&keys).map_err(Fault::Failed)?;
+    let mut config = settings.config(&keys).map_err(Fault::Usage)?;
     config.listen = listen(&settings, &sockets);
     for Inherited { name, socket } in sockets {
         tracing::debug!("takes over a socket: {name}");
@@ -314,7 +329,8 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
     if settings.is_dev {
         tracing::info!("everybody on this machine may come in, by {WELL_KNOWN}");
     }
-    unsigned(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
+    let addresses = server.addresses();
+    warn(&config, &addresses);
     let listen = config.listen;
     let mut before = settings.show(&listen);
     let mut bindings = config.bindings;
@@ -330,7 +346,7 @@ fn start(source: Source, sockets: Vec<Inherited>) -> Result<Life, Fault> {
             tracing::info!("reloaded: references are checked against other keys; who is in stays");
             keys.iter().filter(|key| key.is_made).for_each(introduce);
         }
-        unsigned(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
+        warn(&config, &addresses);
         // What holds after a restart does not hold yet.
         let fixed = FIXED.map(|name| (name, before.remove(name)));
         (before, bindings) = (after, config.bindings);
@@ -394,8 +410,8 @@ fn introduce(read: &Read) {
     if read.is_made {
         tracing::info!("made a key: {}", read.path.display());
     }
-    // It is a secret: it need not stand in each log there is.
-    if read.is_made || std::io::stderr().is_terminal() {
+    // It is a secret: logs are kept, and read by others.
+    if std::io::stderr().is_terminal() {
         let mut bytes = Vec::new();
         SturdyRef::mint(&read.oid.bytes, &read.key).write(&mut bytes);
         tracing::info!("clients come in by {}", show(scan(&bytes).view(&bytes)));
@@ -407,6 +423,12 @@ fn introduce(read: &Read) {
             read.path.display()
         );
     }
+}
+
+/// Logs what is likely not meant.
+fn warn(config: &Config, addresses: &[Address]) {
+    let warnings = [unsigned(config), unheard(config, addresses)].concat();
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// Which rules refuse whoever they are for, since their references are not valid.

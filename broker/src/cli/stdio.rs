@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use staunch::server::Server;
@@ -32,15 +33,22 @@ pub(super) fn attach(server: &Server, done: Sender<Outcome>) -> Outcome {
     let inward = UnixStream::from(ours.into_fd());
     inward.set_nonblocking(false).map_err(failed)?;
     let outward = inward.try_clone().map_err(failed)?;
-    let session = server.adopt(theirs, "stdio").map_err(failed)?;
+    let session = Arc::new(server.adopt(theirs, "stdio").map_err(failed)?);
+    let (peer, complaint) = (session.clone(), Arc::new(OnceLock::new()));
+    let end_of_input = complaint.clone();
     std::thread::Builder::new()
         .name("stdin".to_owned())
         .spawn(move || {
             carry_in(input, &inward);
-            // A peer that ends its side is not written to any more.
+            // A peer that ends its side is not written to any more, and may be forgotten.
             let end = Instant::now();
             while !session.is_settled() && (session.is_alone() || end.elapsed() < OTHERS_MAX) {
                 std::thread::sleep(Duration::from_millis(2));
+            }
+            if session.has_failed() {
+                let _ = end_of_input.set(FAILED);
+            } else if session.is_within_packet() {
+                let _ = end_of_input.set("standard input ended within a packet");
             }
             let _ = inward.shutdown(Shutdown::Write);
         })
@@ -48,13 +56,21 @@ pub(super) fn attach(server: &Server, done: Sender<Outcome>) -> Outcome {
     std::thread::Builder::new()
         .name("stdout".to_owned())
         .spawn(move || {
-            let outcome = carry_out(&outward, output);
+            // In this order: what is forgotten has been looked at.
+            let outcome = carry_out(&outward, output).and_then(|()| {
+                let failed = peer.has_failed().then_some(FAILED);
+                failed.or(complaint.get().copied()).map_or(Ok(()), |why| Err(why.to_owned()))
+            });
             let _ = outward.shutdown(Shutdown::Both);
             let _ = done.send(outcome);
         })
         .map_err(failed)?;
     Ok(())
 }
+
+/// What the command says of a session that the broker has ended.
+const FAILED: &str =
+    "the session on standard input and output has failed; the last packet that it wrote says why";
 
 /// A descriptor of our own, to be read or written without a buffer between.
 fn file(fd: impl AsFd) -> io::Result<File> {

@@ -30,6 +30,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<u8>, String> {
         match error.what {
             TextErrorKind::Incomplete if text.trim().is_empty() => "there is no value".to_owned(),
             TextErrorKind::Incomplete => format!("{place}: this is not closed"),
+            what @ TextErrorKind::Hash => format!("{place}: {what}; a comment begins with # and a blank"),
+            what @ TextErrorKind::Unexpected(',') => {
+                format!("{place}: {what}; the fields of a record stand between blanks, as in <Says \"ann\" \"hello\">")
+            }
+            // A word before other values.
+            what @ TextErrorKind::Trailing if text.trim_start().starts_with(|c: char| c.is_alphabetic()) => {
+                format!("{place}: {what}; a record stands in < and >, as in <Says \"ann\" \"hello\">")
+            }
             what => format!("{place}: {what}"),
         }
     })?;
@@ -84,6 +92,9 @@ mod tests {
             ("<a>>", "column 4"),
             ("[\n  }", "line 2, column 3"),
             ("<a #:[0 1]>", "capability"),
+            ("#comment", "begins with # and a blank"),
+            ("<Says \"ann\", 1>", "between blanks"),
+            ("Says 1 2", "stands in < and >"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

@@ -32,7 +32,10 @@ impl FromStr for BrokerAddress {
             };
         }
         let Some(address) = text.strip_prefix("tcp:") else {
-            return Err("expected tcp:HOST:PORT or unix:PATH".to_owned());
+            let meant = if text.contains('/') { format!("unix:{text}") } else { format!("tcp:{text}") };
+            let meant =
+                meant.parse::<BrokerAddress>().map_or_else(|_| String::new(), |a| format!(", as in {a}"));
+            return Err(format!("expected tcp:HOST:PORT or unix:PATH{meant}"));
         };
         let wanted = || format!("{address} is not a host with a port, as in localhost:9001 or [::1]:9001");
         let (host, port) = address.rsplit_once(':').ok_or_else(wanted)?;
@@ -108,6 +111,11 @@ mod tests {
             ["", "9001", "localhost:9001", "tcp:", "tcp:localhost", "tcp::9001", "tcp:a:0", "tcp:a:65536"]
         {
             assert!(text.parse::<BrokerAddress>().is_err(), "{text}");
+        }
+        for (text, meant) in
+            [("[::1]:9001", "tcp:[::1]:9001"), ("/run/s", "unix:/run/s"), ("9001", "unix:PATH")]
+        {
+            assert!(text.parse::<BrokerAddress>().unwrap_err().ends_with(meant), "{text}");
         }
         for text in ["tcp:::1:9001", "tcp:[]:1", "unix:"] {
             assert!(text.parse::<BrokerAddress>().is_err(), "{text}");

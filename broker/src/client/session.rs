@@ -13,7 +13,7 @@ use staunch_system::wait::{Found, Wish};
 use super::connection::Connection;
 use super::{BrokerAddress, Error};
 
-/// The gatekeeper, as every broker exports it.
+/// The gatekeeper, as every broker exports it, or whatever else the peer starts from.
 const GATEKEEPER: Int = Int::Small(0);
 /// Our entity that hears what the gatekeeper answers.
 const ANSWERS: i64 = 0;
@@ -38,20 +38,34 @@ impl Session {
         sturdyref: &SturdyRef,
         patience: Duration,
     ) -> Result<Session, Error> {
+        Session::begin(address, Some(sturdyref), patience)
+    }
+
+    /// Connects to a broker that has the dataspace at hand: whoever it gives its peer to start from, as a rule for Unix
+    /// sockets does. Blocks for about `patience` at most.
+    ///
+    /// # Errors
+    /// [`Error`], each as described there.
+    pub fn open_direct(address: &BrokerAddress, patience: Duration) -> Result<Session, Error> {
+        Session::begin(address, None, patience)
+    }
+
+    fn begin(
+        address: &BrokerAddress,
+        sturdyref: Option<&SturdyRef>,
+        patience: Duration,
+    ) -> Result<Session, Error> {
         let start = Instant::now();
         let connection = Connection::new(address.connect(patience)?);
         let mut session =
             Session { connection, dataspace: GATEKEEPER, next_handle: 1, next_oid: ANSWERS + 1 };
-        let mut question = Vec::new();
-        encode::record(&mut question, "resolve");
-        sturdyref.write(&mut question);
-        write_mine(&mut question, ANSWERS as u64);
-        encode::end(&mut question);
-        session.assert([&question[..]]);
+        if let Some(sturdyref) = sturdyref {
+            session.ask(sturdyref);
+        }
         // Answered at once, whatever becomes of the question, by a broker that lives.
         let life = session.sync();
         let (mut answer, mut is_alive) = (None, false);
-        while answer.is_none() {
+        while answer.is_none() && !(is_alive && sturdyref.is_none()) {
             session.flush()?;
             let has_heard = session.hear(|oid, event| {
                 match event {
@@ -72,8 +86,20 @@ impl Session {
             }
             session.wait(&[], Some(left))?;
         }
-        session.dataspace = answer.ok_or(Error::Closed)??;
+        if let Some(answer) = answer {
+            session.dataspace = answer?;
+        }
         Ok(session)
+    }
+
+    /// Asks the gatekeeper what a sturdyref stands for.
+    fn ask(&mut self, sturdyref: &SturdyRef) {
+        let mut question = Vec::new();
+        encode::record(&mut question, "resolve");
+        sturdyref.write(&mut question);
+        write_mine(&mut question, ANSWERS as u64);
+        encode::end(&mut question);
+        self.assert([&question[..]]);
     }
 
     /// Asserts canonical values without capabilities, all in one turn.

@@ -2,7 +2,7 @@
 
 use staunch_protocols::caveat::CaveatError;
 use staunch_protocols::packet::PacketError;
-use staunch_protocols::text::TextError;
+use staunch_protocols::text::{TextError, TextErrorKind};
 use staunch_protocols::wire::{CanonError, Int, ScanError, ScanErrorKind};
 
 use super::session::STRANGER_PACKET_MAX;
@@ -11,7 +11,7 @@ use crate::limits::Exceeded;
 /// Why a session ends by this side.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("{0}")]
+    #[error("{0}{key}", key = binary_key(&.0.kind))]
     Scan(ScanError),
     #[error("{0}")]
     Duplicate(CanonError),
@@ -25,8 +25,9 @@ pub(crate) enum Failure {
     Caveat(CaveatError),
     #[error("{0}")]
     TooMany(Exceeded),
-    #[error("More than {0} kinds of pattern (skeletons) of one principal")]
+    #[error("More than {0} kinds of pattern (skeletons) of one principal (principal-skeletons)")]
     TooManySkeletons(u64),
+<<<<<<< HEAD
     #[error(
         "Kinds of pattern (skeletons) of one principal that are like one value, such as all for one label, come to more than {0}"
     )]
@@ -34,8 +35,13 @@ pub(crate) enum Failure {
     #[error("A turn whose values have to be held against too many kinds of pattern; send it in parts")]
     TurnTooLong,
     #[error("More than {0} captures lists kept for the observations of one principal")]
+=======
+    #[error("More than {0} captures lists kept for the observations of one principal (principal-captures)")]
+>>>>>>> s11-operator
     TooManyCaptures(u64),
-    #[error("Packets that have not come whole take more than {0} bytes of one principal")]
+    #[error(
+        "Packets that have not come whole take more than {0} bytes of one principal (principal-unfinished)"
+    )]
     Unfinished(u64),
     #[error(
         "{0}; a packet may be longer once a reference has been resolved: until then the broker takes {max} bytes",
@@ -48,13 +54,17 @@ pub(crate) enum Failure {
     TurnTooLarge(usize),
     #[error("An observation that goes round in circles: what it was told came back to it {0} times")]
     Loop(u32),
-    #[error("A turn that would come to more than {0} bytes for all who observe it; send it in parts")]
+    #[error(
+        "A turn that would come to more than {0} bytes for all who observe it (fan-out-max); send it in parts"
+    )]
     TurnTooWide(u64),
     #[error("A pattern with more than {0} captures within each other")]
     CapturesNested(usize),
     #[error("An observation that captures more than {0} bytes of one value")]
     CapturesTooMuch(usize),
-    #[error("Observations that multiply what others send: one turn came to more than {0} bytes")]
+    #[error(
+        "Observations that multiply what others send: one turn came to more than {0} bytes (fan-out-max)"
+    )]
     Multiplied(u64),
     #[error(
         "Connections of one principal that multiply what others send: one turn would have come to more than {0} bytes for all of them"
@@ -70,7 +80,7 @@ pub(crate) enum Failure {
     CostlyCaveats,
     #[error("What one turn's values take to pass through caveats is too much; send it in parts")]
     TurnTooCostly,
-    #[error("Too much waits for this connection to read it")]
+    #[error("Too much waits for this connection to read it (outbox-max)")]
     Unread,
     #[error("Too slow: {0} bytes have waited for this connection for more than {1} s")]
     Slow(u64, f64),
@@ -82,7 +92,7 @@ pub(crate) enum Failure {
     BrokerEnds,
     #[error("A bug in the broker; please report it")]
     Bug,
-    #[error("text, {0}")]
+    #[error("text, {0}{key}", key = text_key(&.0.what))]
     Text(TextError),
     #[error("No HTTP is spoken here; over TCP, text begins with [ or <")]
     NoText,
@@ -106,5 +116,26 @@ impl Failure {
             ScanErrorKind::TooLong(STRANGER_PACKET_MAX) => Failure::Stranger(error),
             _ => Failure::Scan(error),
         }
+    }
+}
+
+/// The limits on packets, as configurations call them.
+const DEPTH: &str = " (packet-depth)";
+const LENGTH: &str = " (packet-bytes)";
+
+fn binary_key(what: &ScanErrorKind) -> &'static str {
+    match what {
+        ScanErrorKind::TooDeep(_) => DEPTH,
+        ScanErrorKind::TooLong(_) => LENGTH,
+        _ => "",
+    }
+}
+
+fn text_key(what: &TextErrorKind) -> &'static str {
+    match what {
+        TextErrorKind::TooDeep(_) => DEPTH,
+        TextErrorKind::TooLong(STRANGER_PACKET_MAX) => " that there is until a reference has been resolved",
+        TextErrorKind::TooLong(_) => LENGTH,
+        _ => "",
     }
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Server;
+use super::held_back::waiting;
 use crate::relay::{Failure, Session};
 
 /// For how long peers may take their last words while no other goes.
@@ -46,7 +47,11 @@ impl Server {
                 std::thread::sleep(STEP.max(4 * start.elapsed()).min(until - start));
             }
         }
-        for session in self.sessions() {
+        let sessions = self.sessions();
+        if settled < 2 {
+            tell_unread(&sessions);
+        }
+        for session in sessions {
             session.end_soon(Failure::BrokerEnds);
         }
         self.await_departures(FAREWELL);
@@ -87,7 +92,7 @@ impl Server {
         }
     }
 
-    fn sessions(&self) -> Vec<Arc<Session>> {
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
         self.broker.sessions.iter().map(|session| session.clone()).collect()
     }
 
@@ -112,5 +117,25 @@ impl Server {
         sessions.iter().all(|session| session.has_done_its_part())
             && dataspaces.iter().all(|dataspace| dataspace.inbox.is_settled())
             && sessions.iter().all(|session| session.is_closed() || session.outbox().is_empty())
+    }
+}
+
+/// So many of those that have not read are named.
+const UNREAD_NAMED_MAX: usize = 4;
+
+/// Logs who has not read what waits, those for whom most does first.
+fn tell_unread(sessions: &[Arc<Session>]) {
+    let mut unread: Vec<(u64, &str)> = sessions
+        .iter()
+        .filter(|session| !session.is_closed())
+        .map(|session| (waiting(session), session.account().name()))
+        .filter(|(bytes, _)| *bytes > 0)
+        .collect();
+    unread.sort_unstable_by(|a, b| b.cmp(a));
+    for (bytes, connection) in unread.iter().take(UNREAD_NAMED_MAX) {
+        tracing::warn!(connection, bytes, "has not read what waited for it");
+    }
+    if let Some(more @ 1..) = unread.len().checked_sub(UNREAD_NAMED_MAX) {
+        tracing::warn!("nor have {more} others");
     }
 }

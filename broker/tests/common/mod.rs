@@ -360,6 +360,17 @@ impl Client {
         self.rest().1.expect("it ends with an Error packet")
     }
 
+    /// The bytes of what comes until the end, as if they were text: of a peer that spoke text, or that may have.
+    pub fn words(&mut self) -> String {
+        self.set_timeouts(PATIENCE);
+        let mut words = Vec::new();
+        let _ = match &mut self.conn {
+            Conn::Tcp(stream) => stream.read_to_end(&mut words),
+            Conn::Unix(stream) => stream.read_to_end(&mut words),
+        };
+        String::from_utf8_lossy(&words).into_owned()
+    }
+
     /// Ends the sending direction.
     pub fn finish(&mut self) {
         match &self.conn {

@@ -28,6 +28,7 @@ pub fn staunch(arguments: &[&str]) -> Command {
         "NOTIFY_SOCKET",
         "WATCHDOG_USEC",
         "LISTEN_PID",
+        "JOURNAL_STREAM",
     ] {
         command.env_remove(name);
     }

@@ -39,8 +39,9 @@ const MANY: u64 = 1 << 40;
 /// All of them.
 pub(crate) const LIMITS: [Limit; 16] = [
     limit!("packet-bytes", 1024, 1 << 30, true, packet_bytes),
-    // What is stored is read again by scanners that know no deeper values.
-    limit!("packet-depth", 16, 256, false, packet_depth),
+    // What is stored is read again by scanners that know no deeper values; references with several caveats come to 20 and
+    // more.
+    limit!("packet-depth", 32, 256, false, packet_depth),
     limit!("connections", 1, MANY, false, connections),
     limit!("principal-connections", 1, MANY, false, principal_connections),
     limit!("principal-connection-rate", 1, MANY, false, principal_connection_rate),
@@ -81,7 +82,8 @@ impl Chosen {
 pub(crate) fn read_flag(text: &str) -> Result<Chosen, String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, as in connections=1000")?;
     let limit = find(name.trim())?;
-    Ok(Chosen(vec![(limit, amount::read_within(value, limit.min, limit.max)?)]))
+    let read = if limit.is_size { amount::read_within } else { amount::read_count_within };
+    Ok(Chosen(vec![(limit, read(value, limit.min, limit.max)?)]))
 }
 
 impl<'de> serde::Deserialize<'de> for Chosen {
@@ -119,7 +121,7 @@ impl<'de> DeserializeSeed<'de> for &'static Limit {
     type Value = u64;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
-        super::within(deserializer, self.min, self.max)
+        super::within(deserializer, self.min, self.max, self.is_size)
     }
 }
 
@@ -153,7 +155,9 @@ mod tests {
             ("conections=1", "there are packet-bytes, "),
             ("connections=0", "1 to"),
             ("connections=many", "whole number"),
-            ("packet-depth=16MiB", "16 to 256"),
+            ("packet-depth=16", "32 to 256"),
+            ("connections=16MiB", "whole number, as in 1000"),
+            ("packet-bytes=x", "as in 16MiB"),
         ] {
             let error = read_flag(text).err().unwrap();
             assert!(error.contains(expected), "{text}: {error}");

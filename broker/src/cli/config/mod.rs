@@ -10,7 +10,7 @@ pub(super) mod limits;
 mod rules;
 mod settings;
 
-pub(super) use settings::{Named, Read, Settings, differences};
+pub(super) use settings::{Named, Read, Settings, differences, key_for};
 pub(super) use staunch::amount;
 
 use std::fmt;
@@ -41,8 +41,8 @@ pub(super) struct File {
     key_file: Option<PathBuf>,
     oid: Option<Oid>,
     key: Vec<Key>,
-    workers: Option<Within<1, 1024>>,
-    busy_poll: Option<Within<0, BUSY_POLL_MAX>>,
+    workers: Option<Within<1, 1024, false>>,
+    busy_poll: Option<Within<0, BUSY_POLL_MAX, false>>,
     debt_max: Option<Within<4096, UNITS_MAX>>,
     orphaned_max: Option<Within<4096, UNITS_MAX>>,
     outbox_max: Option<Within<4096, UNITS_MAX>>,
@@ -58,7 +58,7 @@ pub(super) struct File {
     metrics: Option<MetricsAddress>,
     #[serde(deserialize_with = "read_every")]
     ledger_every: Option<Duration>,
-    ledger_rows: Option<Within<1, LEDGER_ROWS_MAX>>,
+    ledger_rows: Option<Within<1, LEDGER_ROWS_MAX, false>>,
     limits: Chosen,
     unix: Vec<UnixRule>,
 }
@@ -134,22 +134,30 @@ impl<'de> Deserialize<'de> for Oid {
 
 /// A number or a size within bounds.
 #[derive(Clone, Copy)]
-struct Within<const MIN: u64, const MAX: u64>(u64);
+struct Within<const MIN: u64, const MAX: u64, const IS_SIZE: bool = true>(u64);
 
-impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Within<MIN, MAX> {
+impl<'de, const MIN: u64, const MAX: u64, const IS_SIZE: bool> Deserialize<'de>
+    for Within<MIN, MAX, IS_SIZE>
+{
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        within(deserializer, MIN, MAX).map(Within)
+        within(deserializer, MIN, MAX, IS_SIZE).map(Within)
     }
 }
 
-/// Reads a number, or text with a unit.
-fn within<'de, D: Deserializer<'de>>(deserializer: D, min: u64, max: u64) -> Result<u64, D::Error> {
-    struct Amount(u64, u64);
+/// Reads a number, or, if it is a size, text with a unit.
+fn within<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    min: u64,
+    max: u64,
+    is_size: bool,
+) -> Result<u64, D::Error> {
+    struct Amount(u64, u64, bool);
     impl Visitor<'_> for Amount {
         type Value = u64;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a whole number from {} to {}, or a size as in \"16MiB\"", self.0, self.1)
+            write!(f, "a whole number from {} to {}", self.0, self.1)?;
+            if self.2 { f.write_str(", or a size as in \"16MiB\"") } else { Ok(()) }
         }
 
         fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
@@ -161,10 +169,11 @@ fn within<'de, D: Deserializer<'de>>(deserializer: D, min: u64, max: u64) -> Res
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
-            amount::read_within(text, self.0, self.1).map_err(E::custom)
+            let read = if self.2 { amount::read_within } else { amount::read_count_within };
+            read(text, self.0, self.1).map_err(E::custom)
         }
     }
-    deserializer.deserialize_any(Amount(min, max))
+    deserializer.deserialize_any(Amount(min, max, is_size))
 }
 
 fn from_text<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
@@ -186,11 +195,45 @@ impl File {
         let good = |place: &toml::Spanned<Place>| place.as_ref().0.clone().ok();
         self.listen.as_ref().map(|all| all.iter().filter_map(good).collect())
     }
+
+    /// Takes relative paths from the folder of the file, wherever the broker is started; and has rules know their places
+    /// in it.
+    fn settle(&mut self, path: &Path, text: &str) {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = absolute.parent().unwrap_or(Path::new("/"));
+        for place in self.listen.iter_mut().flatten() {
+            if let Place(Ok(Listen { address: Address::Unix(path), .. })) = place.get_mut() {
+                *path = folder.join(&*path);
+            }
+        }
+        let keys = self.key.iter_mut().map(|key| &mut key.file);
+        keys.chain(&mut self.key_file).for_each(|file| *file = folder.join(&*file));
+        let place = |at| {
+            let (line, column) = place(text, at);
+            format!("{}:{line}:{column}", path.display())
+        };
+        self.unix.iter_mut().for_each(|rule| rule.settle(folder, &place));
+    }
 }
 
 fn read_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    mode(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+    struct Mode;
+    impl Visitor<'_> for Mode {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(IN_QUOTES)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<u32, E> {
+            mode(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_any(Mode).map(Some)
 }
+
+/// How permissions stand in a file, where numbers are decimal.
+const IN_QUOTES: &str = "octal permissions in quotes, as in \"0660\"";
 
 fn read_slow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Slow>, D::Error> {
     from_text(deserializer).map(Some)
@@ -253,10 +296,12 @@ pub(super) fn read(path: &Path) -> Result<Option<File>, String> {
         }
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    parse_file(&text).map(Some).map_err(|(line, column, what)| match line {
+    let mut file = parse_file(&text).map_err(|(line, column, what)| match line {
         0 => format!("{}: {what}", path.display()),
         _ => format!("{}:{line}:{column}: {what}", path.display()),
-    })
+    })?;
+    file.settle(path, &text);
+    Ok(Some(file))
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {
@@ -278,23 +323,32 @@ fn read_text(path: &Path) -> std::io::Result<String> {
 /// # Errors
 /// The line and column, from 1 (0 if not known), and what is wrong there.
 fn parse_file(text: &str) -> Result<File, (usize, usize, String)> {
-    let place = |at: usize| {
-        let before = &text.as_bytes()[..at.min(text.len())];
-        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-        let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
-        (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
-    };
     let file: File = toml::from_str(text).map_err(|error| {
-        let (line, column) = error.span().map_or((0, 0), |span| place(span.start));
-        (line, column, error.message().replace('\n', "; "))
+        let (line, column) = error.span().map_or((0, 0), |span| place(text, span.start));
+        let mut what = error.message().replace('\n', "; ");
+        // What begins with 0 is no number at all.
+        let is_mode = line.checked_sub(1).and_then(|before| text.lines().nth(before));
+        if what.contains("leading zero") && is_mode.is_some_and(|l| l.trim_start().starts_with("socket-mode"))
+        {
+            what = format!("expected {IN_QUOTES}");
+        }
+        (line, column, what)
     })?;
     for listen in file.listen.iter().flatten() {
         if let Place(Err(error)) = listen.as_ref() {
-            let (line, column) = place(listen.span().start);
+            let (line, column) = place(text, listen.span().start);
             return Err((line, column, error.clone()));
         }
     }
     Ok(file)
+}
+
+/// The line and column of a byte, from 1.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
+    (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
 }
 
 #[cfg(test)]
@@ -312,7 +366,10 @@ mod tests {
             ("debt-max = 1.5", 1, "whole number"),
             ("workers = 0", 1, "1 to 1024"),
             ("socket-mode = \"999\"", 1, "octal"),
-            ("socket-mode = 660", 1, "string"),
+            ("socket-mode = 660", 1, "in quotes"),
+            ("workers = 1\nsocket-mode = 0660", 2, "in quotes, as in \"0660\""),
+            ("workers = \"1MiB\"", 1, "whole number, as in 1000"),
+            ("workers = true", 1, "a whole number from 1 to 1024"),
             ("drain = 1e9", 1, "0 to 3600"),
             ("slow = \"never\"", 1, "slow=never: expected"),
             ("slow = \"disconnect:1MB:5s\"", 1, "as in 16MiB"),

@@ -28,7 +28,14 @@ enum Give {
     Deny,
     Reference(Box<SturdyRef>),
     /// To be read when it is applied.
-    File(PathBuf),
+    File(PathBuf, Place),
+}
+
+/// Where in the configuration something stands: which byte, and in words once that is known.
+#[derive(Clone)]
+struct Place {
+    at: usize,
+    told: String,
 }
 
 /// The keys of a rule.
@@ -48,7 +55,7 @@ struct Keys {
     gatekeeper: bool,
     #[serde(default, deserialize_with = "reference")]
     reference: Option<Box<SturdyRef>>,
-    reference_file: Option<PathBuf>,
+    reference_file: Option<toml::Spanned<PathBuf>>,
     #[serde(default, deserialize_with = "super::read_slow")]
     slow: Option<Slow>,
 }
@@ -66,7 +73,10 @@ impl<'de> Deserialize<'de> for UnixRule {
             keys.deny.then_some(Give::Deny),
             keys.gatekeeper.then_some(Give::Gatekeeper),
             keys.reference.map(Give::Reference),
-            keys.reference_file.map(Give::File),
+            keys.reference_file.map(|file| {
+                let place = Place { at: file.span().start, told: String::new() };
+                Give::File(file.into_inner(), place)
+            }),
         ];
         let mut given = given.into_iter().flatten();
         let (Some(give), None) = (given.next(), given.next()) else {
@@ -106,6 +116,17 @@ fn reference<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<St
 }
 
 impl UnixRule {
+    /// Takes relative paths from this folder, and keeps where in the file things stand.
+    pub(super) fn settle(&mut self, folder: &Path, place: &dyn Fn(usize) -> String) {
+        if let Some(socket) = &mut self.who.socket {
+            *socket = folder.join(&*socket);
+        }
+        if let Give::File(path, Place { at, told }) = &mut self.give {
+            *path = folder.join(&*path);
+            *told = place(*at);
+        }
+    }
+
     /// The rule, with what files hold.
     ///
     /// # Errors
@@ -115,7 +136,11 @@ impl UnixRule {
             Give::Gatekeeper => Start::Gatekeeper,
             Give::Deny => Start::Nothing,
             Give::Reference(reference) => Start::Reference(reference.clone()),
-            Give::File(path) => Start::Reference(Box::new(read_file(path)?)),
+            Give::File(path, place) => {
+                let read =
+                    read_file(path).map_err(|error| format!("{}: reference-file: {error}", place.told));
+                Start::Reference(Box::new(read?))
+            }
         };
         Ok(Rule { who: self.who.clone(), start, slow: self.slow })
     }
@@ -137,7 +162,7 @@ impl UnixRule {
                 reference.write(&mut bytes);
                 add("reference", Some(show(scan(&bytes).view(&bytes)).into()));
             }
-            Give::File(path) => add("reference-file", Some(path.display().to_string().into())),
+            Give::File(path, _) => add("reference-file", Some(path.display().to_string().into())),
         }
         add("slow", self.slow.map(|slow| slow.to_string().into()));
         table

@@ -75,6 +75,29 @@ pub(crate) struct Read {
     slow: Option<Slow>,
 }
 
+/// Which key makes references: where it is, and what they are for. What is not given is as `staunch serve` has it by this
+/// file: of several keys the one for this oid, or in this file, or the first.
+///
+/// # Errors
+/// When nothing says where the key is.
+pub(crate) fn key_for(
+    given: Option<PathBuf>,
+    oid: Option<Oid>,
+    file: File,
+) -> Result<(PathBuf, Oid), String> {
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let more = file.key.into_iter().find(|key| match (&given, &oid) {
+        (None, Some(oid)) => key.oid.bytes == oid.bytes,
+        (Some(path), None) => absolute(path) == absolute(&key.file),
+        _ => false,
+    });
+    if let Some(key) = more {
+        return Ok((key.file, key.oid));
+    }
+    let path = given.or(file.key_file).map_or_else(key::default_path, Ok)?;
+    Ok((path, oid.or(file.oid).unwrap_or_else(default_oid)))
+}
+
 /// What the references are for, unless it is said.
 fn default_oid() -> Oid {
     let text = super::super::serve::DEFAULT_OID;
@@ -191,7 +214,7 @@ impl Settings {
     /// What is wrong with one.
     pub(crate) fn check_keys(&self) -> Result<Vec<Read>, String> {
         let mut found = Vec::new();
-        for Key { path, oid, slow, .. } in &self.keys {
+        for Key { path, oid, slow, is_default } in &self.keys {
             match key::read(path) {
                 Ok(key) => found.push(Read {
                     path: path.clone(),
@@ -200,7 +223,9 @@ impl Settings {
                     is_made: false,
                     slow: *slow,
                 }),
-                Err(error) if error.is_absence() => {}
+                Err(error) if error.is_absence() => {
+                    key::check_folder(path, *is_default).map_err(|error| error.to_string())?;
+                }
                 Err(error) => return Err(error.to_string()),
             }
         }
@@ -221,8 +246,18 @@ impl Settings {
             bindings.push(Binding::well_known());
             ledger_bindings.push(Binding::of_ledger(Vec::new()));
         }
-        let rules = self.rules.iter().map(UnixRule::read).collect::<Result<_, _>>()?;
+        let (rules, wrong): (Vec<_>, Vec<_>) = self.rules.iter().map(UnixRule::read).partition(Result::is_ok);
+        if !wrong.is_empty() {
+            return Err(wrong.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("; "));
+        }
+        let rules = rules.into_iter().flatten().collect();
         Ok(Config { bindings, ledger_bindings, rules, ..self.config.clone() })
+    }
+
+    /// Has no more connections than the process has descriptors for.
+    pub(crate) fn bound_by_descriptors(&mut self) {
+        let limits = std::mem::take(&mut self.config.limits);
+        self.config.limits = limits.with_descriptors();
     }
 
     /// As a file that says all of it. `listen` is what is listened on.

@@ -58,6 +58,18 @@ impl Session {
         self.is_closed() || has_read && self.has_done_its_part() && self.outbox.is_empty()
     }
 
+    /// Whether it ends by this side.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.inbound.lock().ending.lingers
+    }
+
+    /// Whether the beginning of a packet has come, and not its end.
+    pub(crate) fn is_within_packet(&self) -> bool {
+        let inbound = self.inbound.lock();
+        !inbound.is_ending
+            && (inbound.scanner.is_some() || inbound.text.as_ref().is_some_and(|reader| !reader.is_idle()))
+    }
+
     /// Whether there are no other sessions.
     pub(crate) fn is_only(&self) -> bool {
         self.broker.sessions.len() == 1
@@ -86,7 +98,8 @@ impl Session {
             // One line for each would say nothing.
             tracing::debug!(connection = self.account.name(), "ends with the broker");
         } else {
-            tracing::info!(connection = self.account.name(), reason = %failure, "ends a connection");
+            let principal = self.account.principal().name();
+            tracing::info!(connection = self.account.name(), principal, reason = %failure, "ends a connection");
         }
         local.stage.publish_staged(&self.broker);
         let mut words = Vec::new();
