@@ -27,17 +27,13 @@ pub(crate) enum Failure {
     TooMany(Exceeded),
     #[error("More than {0} kinds of pattern (skeletons) of one principal (principal-skeletons)")]
     TooManySkeletons(u64),
-<<<<<<< HEAD
     #[error(
-        "Kinds of pattern (skeletons) of one principal that are like one value, such as all for one label, come to more than {0}"
+        "Kinds of pattern (skeletons) of one principal that are like one value, such as all for one label, come to more than {0} (principal-skeletons-alike)"
     )]
     TooManySkeletonsAlike(u64),
     #[error("A turn whose values have to be held against too many kinds of pattern; send it in parts")]
     TurnTooLong,
-    #[error("More than {0} captures lists kept for the observations of one principal")]
-=======
     #[error("More than {0} captures lists kept for the observations of one principal (principal-captures)")]
->>>>>>> s11-operator
     TooManyCaptures(u64),
     #[error(
         "Packets that have not come whole take more than {0} bytes of one principal (principal-unfinished)"
