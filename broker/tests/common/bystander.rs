@@ -93,5 +93,5 @@ pub fn check_over(server: &Server) {
     until("all have gone", || server.connections() == 0);
     until("nothing is owed", || server.total_debt() == 0);
     assert_eq!(server.index_counts(), (0, 0, 0));
-    super::balanced(&server);
+    super::balanced(server);
 }
