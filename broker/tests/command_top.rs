@@ -90,7 +90,7 @@ fn the_oid_of_the_ledger_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key").display().to_string();
     let said = run(&["serve", "--check", "--key-file", &key, "--oid", "\"ledger\""]);
-    assert!(said.status == Some(1) && said.err.contains("ledger"), "{said:?}");
+    assert!(said.status == Some(2) && said.err.contains("ledger"), "{said:?}");
 }
 
 #[test]
