@@ -280,7 +280,7 @@ fn what_is_kept_for_observers_is_limited() {
 #[test]
 fn what_unfinished_packets_take_is_limited() {
     let (server, address) = broker(Limits { principal_unfinished: 1 << 20, ..Limits::default() });
-    let why = "Packets that have not come whole take more than 1048576 bytes of one principal (principal-unfinished)";
+    let why = "Packets that have not come whole, or not taken effect yet, take more than 1048576 bytes of one principal (principal-unfinished)";
     let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
     let whole = bytes(&format!("[[1 <M <m {}>>]]", "1 ".repeat(40_000)));
     let (begin, rest) = whole.split_at(whole.len() - 9);
@@ -334,4 +334,30 @@ fn what_a_peer_says_in_the_end_is_cut_short() {
     client.send_anyway(&bytes(&format!("<error \"a\nb{}\" #f>", "x".repeat(1000))));
     let said = client.ends_with_error();
     assert!(said.starts_with("a bxx") && said.ends_with("x…") && said.chars().count() == 257, "{said}");
+}
+
+/// A turn that observes what is there has to wait until that is gathered, with all else that is in it.
+#[test]
+fn what_waiting_turns_take_is_limited() {
+    let (server, address) = broker(Limits { principal_unfinished: 4 << 20, ..Limits::default() });
+    let why = "Packets that have not come whole, or not taken effect yet, take more than 4194304 bytes of one principal (principal-unfinished)";
+    let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
+    let mut author = from("127.0.0.1");
+    assert_state(&mut author, 0..6000);
+    let turn = |events: i64| {
+        let events: String = (0..events).map(|n| format!(" [1 <A #t {}>]", 1000 + n)).collect();
+        bytes(&format!("[{}{events}]", observe("<group <rec s> {0: <bind <_>> 5: <_>}>", 5, 5)))
+    };
+    // Twice, since what is over has been given back.
+    for _ in 0..2 {
+        let mut greedy = from("127.0.0.2");
+        greedy.send_anyway(&turn(25_000));
+        assert_eq!(greedy.ends_with_error(), why);
+        let mut modest = from("127.0.0.2");
+        modest.send_bytes(&turn(5_000));
+        modest.sync();
+        drop((greedy, modest));
+        until("they have gone", || server.connections() == 1 && server.index_counts().1 == 6000);
+    }
+    author.sync();
 }

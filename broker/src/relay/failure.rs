@@ -36,7 +36,7 @@ pub(crate) enum Failure {
     #[error("More than {0} captures lists kept for the observations of one principal (principal-captures)")]
     TooManyCaptures(u64),
     #[error(
-        "Packets that have not come whole take more than {0} bytes of one principal (principal-unfinished)"
+        "Packets that have not come whole, or not taken effect yet, take more than {0} bytes of one principal (principal-unfinished)"
     )]
     Unfinished(u64),
     #[error(
