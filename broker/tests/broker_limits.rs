@@ -361,3 +361,39 @@ fn what_waiting_turns_take_is_limited() {
     }
     author.sync();
 }
+
+/// What comes to the gatekeeper from those who have no capability yet.
+#[test]
+fn what_unanswered_questions_take_is_limited() {
+    let (server, address) = broker(Limits { principal_unfinished: 8 << 20, ..Limits::default() });
+    // An eighth is for those who have resolved nothing.
+    let why = "Packets that have not come whole, or not taken effect yet, take more than 8388608 bytes of one principal (principal-unfinished)";
+    let sig = "sig: #[acowDB2/oI+6aSEC3YIxGg==]";
+    let bulk = "x".repeat(100_000);
+    // Nobody knows this oid: it may be bound later.
+    let question = |n: i64| format!("[[0 <A <resolve <ref {{oid: [{n} \"{bulk}\"] {sig}}}> #:[0 0]> {n}>]]");
+    let mut client = Client::tcp(address);
+    // Of what is no question, or has an answer, nothing is kept.
+    for n in 1000..1030 {
+        client.send(&format!("[[0 <A <nothing {n} \"{bulk}\"> {n}>]]"));
+        client.send(&format!("[[0 <A <resolve <other \"{bulk}\"> #:[0 0]> {}>]]", n + 100));
+        client.send(&format!("[[0 <A <resolve <ref [{n} \"{bulk}\"]> #:[0 0]> {}>]]", n + 200));
+        assert_eq!(client.event().body, "<error invalid>");
+    }
+    // One goes and another comes, as often as one likes, in one turn as well.
+    for n in 0..30 {
+        client.send(&question(n));
+        client.send(&format!("[[0 <R {n}>]]"));
+        let brief = question(n);
+        client.send(&format!("{} [0 <R {n}>]]", &brief[..brief.len() - 1]));
+    }
+    client.sync_at(0);
+    let packets: String = (0..15).map(question).collect();
+    client.send_anyway(&bytes(&packets));
+    assert_eq!(client.ends_with_error(), why);
+    drop(client);
+    until("it has gone", || server.connections() == 0);
+    let mut client = Client::tcp(address);
+    (0..5).for_each(|n| client.send(&question(n)));
+    client.sync_at(0);
+}

@@ -13,6 +13,7 @@ use self::page::Page;
 use super::membrane::Refs;
 use crate::cap::Cap;
 use crate::dataspace::Router;
+use crate::gatekeeper::Asked;
 
 /// One live assertion of the peer's.
 pub(crate) enum Held {
@@ -39,8 +40,18 @@ pub(crate) enum What {
     Stored(Stored<Router>),
     /// At another peer's entity, under this handle; whether it took capabilities along.
     Sent(u64, bool),
-    /// At the gatekeeper: the value.
-    Resolve(Box<[u8]>),
+    /// A question at the gatekeeper.
+    Resolve(Box<Asked>),
+}
+
+impl What {
+    /// Bytes that are kept because of it, with those of packets that have not taken effect.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        match self {
+            What::Resolve(asked) => asked.kept_bytes,
+            _ => 0,
+        }
+    }
 }
 
 /// The peer's handles. Small ones that lie close together, as counters make them, take 18 bytes each, and others 100 at
@@ -50,7 +61,8 @@ pub(crate) struct Handles {
     /// What came while there was room here; in no order.
     few: Vec<(i64, Held)>,
     pages: HashMap<i64, Page, RandomState>,
-    big: HashMap<Int, Held, RandomState>,
+    /// Few sessions have any.
+    big: Option<Box<HashMap<Int, Held, RandomState>>>,
     /// What is left of them in the end, from the first [`Handles::take_some`] on.
     leaving: Option<Box<Leaving>>,
     count: usize,
@@ -73,7 +85,7 @@ impl Handles {
     pub(crate) fn contains(&self, handle: &Int) -> bool {
         match handle {
             Int::Small(handle) => self.get(*handle).is_some(),
-            big => self.big.contains_key(big),
+            big => self.big.as_ref().is_some_and(|table| table.contains_key(big)),
         }
     }
 
@@ -97,7 +109,7 @@ impl Handles {
     pub(crate) fn set(&mut self, handle: Int, held: Held) {
         let before = match handle {
             Int::Small(handle) => self.set_small(handle, held),
-            big => self.big.insert(big, held),
+            big => self.big.get_or_insert_default().insert(big, held),
         };
         self.count += before.is_none() as usize;
     }
@@ -131,8 +143,9 @@ impl Handles {
                 }
             },
             big => {
-                let held = self.big.remove(big)?;
-                shrink(&mut self.big);
+                let table = self.big.as_mut()?;
+                let held = table.remove(big)?;
+                shrink(table);
                 held
             }
         };
@@ -161,8 +174,8 @@ impl Handles {
         let mut taken: Vec<Held> = std::mem::take(&mut self.few).into_iter().map(|(_, held)| held).collect();
         let Handles { pages, big, leaving, .. } = self;
         let leaving = leaving.get_or_insert_with(|| {
-            let (pages, big) = (std::mem::take(pages).into_iter(), std::mem::take(big).into_iter());
-            Box::new(Leaving { pages, big })
+            let big = big.take().map(|table| *table).unwrap_or_default();
+            Box::new(Leaving { pages: std::mem::take(pages).into_iter(), big: big.into_iter() })
         });
         while taken.len() < count_max {
             if let Some((_, page)) = leaving.pages.next() {
@@ -242,7 +255,8 @@ mod tests {
         }
         (0..COUNT as u64).for_each(|n| handles.set(big(n), held(0)));
         (5..COUNT as u64).for_each(|n| _ = handles.remove(&big(n)));
-        assert!(handles.big.capacity() < 64, "{}", handles.big.capacity());
+        let capacity = handles.big.as_ref().unwrap().capacity();
+        assert!(capacity < 64, "{capacity}");
     }
 
     /// As many as a session's end meets: it would take minutes if each piece were looked for from the beginning.

@@ -75,6 +75,8 @@ pub(super) struct Inbound {
     text: Option<Box<StreamReader>>,
     /// What the unfinished packet takes, and all that is counted with it: see [`Session::cover_unfinished`].
     unfinished: Unfinished,
+    /// Bytes of questions at the gatekeeper that have no answer yet.
+    pub(super) kept_bytes: usize,
     /// Something has been handled: it is known whether this is a session at all.
     is_known: bool,
     /// It has been given nothing but the gatekeeper so far.
@@ -179,6 +181,7 @@ impl Session {
                 carry: Vec::new(),
                 scanner: None,
                 unfinished: Unfinished::default(),
+                kept_bytes: 0,
                 text: None,
                 is_known: false,
                 is_stranger,
@@ -420,9 +423,9 @@ impl Session {
     }
 
     /// Has what an unfinished packet takes counted with the principal's others, and one that waits whole because of a debt,
-    /// and a turn for which something is built. (Up to a read's worth of short packets may wait uncounted: who owes is not ended for it.)
+    /// a turn for which something is built, and questions that may be answered later. (Up to a read's worth of short packets may wait uncounted: who owes is not ended for it.)
     fn cover_unfinished(&self, inbound: &mut Inbound) -> Result<(), Failure> {
-        let Inbound { carry, scanner, text, waiting, unfinished, is_stranger, .. } = inbound;
+        let Inbound { carry, scanner, text, waiting, unfinished, kept_bytes, is_stranger, .. } = inbound;
         let binary = match scanner {
             Some(scanner) => carry.capacity() + scanner.memory_bytes(),
             None if carry.capacity() > LONG_READ => carry.capacity(),
@@ -430,7 +433,7 @@ impl Session {
         };
         let text = text.as_ref().map_or(0, |reader| reader.memory_bytes());
         let waiting = waiting.as_ref().map_or(0, |decoded| decoded.memory_bytes);
-        let bytes = binary + text + waiting;
+        let bytes = binary + text + waiting + *kept_bytes;
         let max = || self.broker.limits().principal_unfinished;
         // Strangers have an eighth for themselves, so that they cannot take the others' share.
         if !*is_stranger {

@@ -43,6 +43,7 @@ impl Session {
                 Some(Event::Assert { target, value, caps, handle, .. }) => {
                     let what = self.assert_at(&target, view(&value, packet).span(), &caps, &mut asker, local);
                     made = Some((target.clone(), copy(&what)));
+                    inbound.kept_bytes += what.kept_bytes();
                     if !is_brief[i]
                         && let Some(Held::Full(mut full)) = inbound.handles.remove(&handle)
                     {
@@ -55,6 +56,7 @@ impl Session {
                 }
                 Some(Event::Retract { held, .. }) => {
                     if let Held::Full(full) = &held {
+                        inbound.kept_bytes -= full.what.kept_bytes();
                         self.retract_at(&full.target, &full.what, local);
                     }
                     let mut membrane = self.membrane();
@@ -64,6 +66,7 @@ impl Session {
                 Some(Event::RetractSame { assert }) => {
                     if let Some(Some((target, what))) = sent.get(assert) {
                         let (target, what) = (target.clone(), copy(what));
+                        inbound.kept_bytes -= what.kept_bytes();
                         self.retract_at(&target, &what, local);
                     }
                 }
@@ -99,8 +102,8 @@ impl Session {
                 What::Sent(handle, true)
             }
             Entity::Gatekeeper(gatekeeper) => {
-                gatekeeper.resolve(value, caps, asker, self.broker(), local);
-                What::Resolve(value.into())
+                let asked = gatekeeper.resolve(value, caps, asker, self.broker(), local);
+                asked.map_or(What::Nothing, What::Resolve)
             }
             _ => What::Nothing,
         }
@@ -111,8 +114,8 @@ impl Session {
             (Entity::Remote(remote), What::Sent(handle, has_caps)) if !remote.session().is_closed() => {
                 local.stage.direct_retract(remote, *handle, *has_caps);
             }
-            (Entity::Gatekeeper(gatekeeper), What::Resolve(value)) => {
-                gatekeeper.withdraw(value, self.broker(), local);
+            (Entity::Gatekeeper(gatekeeper), What::Resolve(asked)) => {
+                gatekeeper.withdraw(asked, self.broker(), local);
             }
             _ => {}
         }
@@ -185,7 +188,7 @@ fn answer_sync(peer: &Cap, asker: &mut Asker, local: &mut Local) {
 fn copy(what: &What) -> What {
     match what {
         What::Sent(handle, has_caps) => What::Sent(*handle, *has_caps),
-        What::Resolve(value) => What::Resolve(value.clone()),
+        What::Resolve(asked) => What::Resolve(asked.clone()),
         What::Pending(_) | What::Nothing | What::Stored(_) => What::Nothing,
     }
 }
