@@ -54,14 +54,15 @@ impl What {
     }
 }
 
-/// The peer's handles. Small ones that lie close together, as counters make them, take 18 bytes each, and others 100 at
-/// most (see [`Page`]); a session with no more than [`FEW_MAX`] at a time needs no table.
+/// The peer's handles. Small ones that lie close together, as counters make them, take 18 bytes each, and others some
+/// 100 at most (see [`Page`]); a session with no more than [`FEW_MAX`] at a time needs no table.
 #[derive(Default)]
 pub(crate) struct Handles {
     /// What came while there was room here; in no order.
     few: Vec<(i64, Held)>,
     pages: HashMap<i64, Page, RandomState>,
-    /// Few sessions have any.
+    /// Boxed, as few sessions have any, and those that are idle are to be small.
+    #[expect(clippy::box_collection)]
     big: Option<Box<HashMap<Int, Held, RandomState>>>,
     /// What is left of them in the end, from the first [`Handles::take_some`] on.
     leaving: Option<Box<Leaving>>,

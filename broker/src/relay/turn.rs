@@ -19,8 +19,8 @@ use super::weigh::{EFFORT_MAX, Effort, FRAME_BYTES, Heavy, Kind, LIGHT_PAIRS_MAX
 use crate::Local;
 use crate::attenuate::Machine;
 use crate::cap::{self, Cap, Caps, Entity};
-use crate::dataspace::{Dataspace, Router, Target};
-use crate::principals::{CapturesPayer, SkeletonShare};
+use crate::dataspace::{Dataspace, References, Router, Target};
+use crate::principals::{Author, CapturesPayer, SkeletonShare};
 use crate::stage::Commit;
 
 /// A value in stored form, on its own.
@@ -287,7 +287,8 @@ impl Session {
                     exclusive |= looks_like_observe(value.span());
                     let observe =
                         subscribes.take().and_then(|s| Some((s.prepared?, self.target_of(&s.observer))));
-                    let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(caps)));
+                    let author = || Some(Author::new(self.holdings(), self.id()));
+                    let extra = References::of(caps, author);
                     positions.push((*i, at));
                     asserted.push((!brief[*i]).then(|| handle.clone()));
                     Action::Assert { value, extra, observe }
