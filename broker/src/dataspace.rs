@@ -14,7 +14,7 @@ pub(crate) use inbox::{Delivery, Inbox, LocalEvent, LocalReplay};
 
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
-use crate::principals::{CapturesPayer, SkeletonShare};
+use crate::principals::{Author, CapturesPayer, SkeletonShare};
 use crate::relay::Remote;
 
 /// What the broker plugs into the index.
@@ -22,9 +22,29 @@ pub(crate) struct Router;
 
 impl Domain for Router {
     type Endpoint = Target;
-    type Extra = Caps;
+    type Extra = References;
     type Owner = SkeletonShare;
     type Payer = CapturesPayer;
+}
+
+/// What a stored value refers to, and who is to answer for those being told. (Nobody, if whoever had a dataspace assert it
+/// has gone.)
+#[derive(Clone)]
+pub(crate) struct References {
+    pub(crate) caps: Caps,
+    pub(crate) author: Option<Author>,
+}
+
+impl References {
+    /// Of a value with these capabilities; nothing if it has none.
+    pub(crate) fn of(caps: &mut Caps, author: impl FnOnce() -> Option<Author>) -> Option<Box<References>> {
+        (!caps.is_empty()).then(|| Box::new(References { caps: std::mem::take(caps), author: author() }))
+    }
+
+    /// The capabilities of a value that has these, or none.
+    pub(crate) fn caps_of(references: Option<&References>) -> Caps {
+        references.map(|references| references.caps.clone()).unwrap_or_default()
+    }
 }
 
 /// Where an observer's events go.

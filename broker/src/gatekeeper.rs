@@ -3,12 +3,14 @@
 mod rebind;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use blake2::{Blake2s256, Digest as _};
 use parking_lot::Mutex;
 use staunch_protocols::schema::Codec;
 use staunch_protocols::schema::gatekeeper::Resolve;
-use staunch_protocols::sturdy::SturdyRef;
+use staunch_protocols::sturdy::{SturdyError, SturdyRef};
 use staunch_protocols::text;
 use staunch_protocols::wire::{Progress, encode};
 
@@ -36,7 +38,6 @@ impl Binding {
 
 /// What is said to a question.
 struct Reply {
-    observer: Cap,
     value: Vec<u8>,
     caps: Caps,
     /// The binding's that lets in.
@@ -47,11 +48,31 @@ struct Reply {
 struct Answer {
     /// How often the question has been asserted.
     count: u64,
-    /// What was given; `None` if nothing was said, or nothing of it passed the observer's caveats.
-    given: Option<Given>,
-    /// What a question that has met silence refers to, and whose session asked it first: it may be answered later.
+    state: State,
+}
+
+enum State {
+    Given(Given),
+    /// Nothing was said, or nothing of it passed the observer's caveats; it may be answered later.
+    Waiting(Waiting),
+}
+
+/// A question that has met silence, what it refers to, and whose session asked it first.
+struct Waiting {
+    question: Box<[u8]>,
     caps: Caps,
     session: u64,
+}
+
+/// A digest of a question in stored form, by which it is known: it may be as long as a packet.
+type Digest = [u8; 32];
+
+/// What whoever has asked keeps of a question.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    digest: Digest,
+    /// How many bytes are kept of it, as it has met silence.
+    pub(crate) kept_bytes: usize,
 }
 
 /// Where an answer was given, and under which handle.
@@ -69,8 +90,7 @@ pub(crate) struct Bindings(Mutex<HashMap<Vec<u8>, Binding>>);
 pub(crate) struct Gatekeeper {
     bindings: Arc<Bindings>,
     form: Answers,
-    /// By the question, in stored form.
-    answers: Mutex<HashMap<Box<[u8]>, Answer>>,
+    answers: Mutex<HashMap<Digest, Answer>>,
 }
 
 impl Gatekeeper {
@@ -79,8 +99,8 @@ impl Gatekeeper {
         Gatekeeper { bindings, form, answers: Mutex::default() }
     }
 
-    /// Somebody asserts a question: answers it, unless it has been asked before. What is no question, or has no
-    /// answer, meets silence.
+    /// Somebody asserts something: answers it if it is a question, unless it has been asked before. A question that has no
+    /// answer meets silence. What is no question does, too, and nothing is kept of it.
     /// The answer is asserted at its observer, a peer's entity or a dataspace; any other takes no notice.
     pub(crate) fn resolve(
         &self,
@@ -89,55 +109,63 @@ impl Gatekeeper {
         asker: &mut Asker,
         broker: &Arc<Broker>,
         local: &mut Local,
-    ) {
+    ) -> Option<Box<Asked>> {
+        let (observer, reference) = read(question, caps)?;
+        let digest = Blake2s256::digest(question).into();
         let mut answers = self.answers.lock();
-        if let Some(answer) = answers.get_mut(question) {
-            answer.count += 1;
-            return;
-        }
-        let given = self.answer(question, caps).and_then(|reply| {
-            let (value, caps) = asker.pass(&reply.observer, reply.value, reply.caps)?;
-            let observer = reply.observer;
-            set_policy(broker, asker.session(), reply.slow);
-            let (by, handle) = (asker.observing(&observer), broker.next_handle());
-            local.stage.deliver(&observer, by, LocalEvent::Assert(value, caps, handle));
-            Some(Given { observer, by, handle })
-        });
-        let caps = if given.is_none() { caps.clone() } else { Caps::new() };
-        answers.insert(question.into(), Answer { count: 1, given, caps, session: asker.session() });
+        let answer = match answers.entry(digest) {
+            Entry::Occupied(answer) => {
+                let answer = answer.into_mut();
+                answer.count += 1;
+                answer
+            }
+            Entry::Vacant(place) => {
+                let given = self.answer(&observer, &reference).and_then(|reply| {
+                    let (value, caps) = asker.pass(&observer, reply.value, reply.caps)?;
+                    set_policy(broker, asker.session(), reply.slow);
+                    let (by, handle) = (asker.observing(&observer), broker.next_handle());
+                    local.stage.deliver(&observer, by, LocalEvent::Assert(value, caps, handle));
+                    Some(Given { observer, by, handle })
+                });
+                let waiting =
+                    || Waiting { question: question.into(), caps: caps.clone(), session: asker.session() };
+                let state = given.map_or_else(|| State::Waiting(waiting()), State::Given);
+                place.insert(Answer { count: 1, state })
+            }
+        };
+        let kept_bytes = match &answer.state {
+            State::Given(_) => 0,
+            State::Waiting(waiting) => waiting.question.len(),
+        };
+        Some(Box::new(Asked { digest, kept_bytes }))
     }
 
     /// A question is retracted: so is its answer, if nobody else asks.
-    pub(crate) fn withdraw(&self, question: &[u8], broker: &Arc<Broker>, local: &mut Local) {
+    pub(crate) fn withdraw(&self, asked: &Asked, broker: &Arc<Broker>, local: &mut Local) {
         let mut answers = self.answers.lock();
-        let Some(answer) = answers.get_mut(question) else { return };
+        let Some(answer) = answers.get_mut(&asked.digest) else { return };
         answer.count -= 1;
         if answer.count > 0 {
             // If this turn asked as well, its answer may be staged still. The others who ask may withdraw at once, and
             // no retraction shall come before what it retracts.
             return local.stage.publish_staged(broker);
         }
-        if let Some(Answer { given: Some(given), .. }) = answers.remove(question)
+        let answer = answers.remove(&asked.digest);
+        if answers.len() < answers.capacity() / 4 {
+            let count = answers.len();
+            answers.shrink_to(2 * count);
+        }
+        if let Some(Answer { state: State::Given(given), .. }) = answer
             && !given.observer.is_gone()
         {
             local.stage.deliver(&given.observer, given.by, LocalEvent::Retract(given.handle));
         }
     }
 
-    /// The observer of a question, and the value to assert there.
-    fn answer(&self, question: &[u8], caps: &Caps) -> Option<Reply> {
-        let mut scanner = stored_scanner();
-        let Ok(Progress::Complete(_)) = scanner.scan(question) else { return None };
-        let question = scanner.view(question);
-        let Resolve { step, observer } = Resolve::<StoredId>::read(question).ok()?;
-        let observer = cap::find(caps, observer.0.0)?.clone();
-        if step.step_type.0 != "ref" {
-            return None;
-        }
+    /// What to assert about a reference, if there is anything to be said.
+    fn answer(&self, observer: &Cap, reference: &Result<SturdyRef, SturdyError>) -> Option<Reply> {
         let mut value = Vec::new();
-        let mut scanner = stored_scanner();
-        let Ok(Progress::Complete(_)) = scanner.scan(step.detail.as_bytes()) else { return None };
-        match SturdyRef::read_parameters(scanner.view(step.detail.as_bytes())) {
+        match reference {
             Err(error) => self.refuse(&mut value, error.symbol()),
             Ok(reference) => {
                 let bindings = self.bindings.0.lock();
@@ -148,18 +176,18 @@ impl Gatekeeper {
                         encode::record(&mut value, self.form.granted());
                         cap.write_stored(&mut value);
                         encode::end(&mut value);
-                        log(&observer, &reference, "a reference lets in");
+                        log(observer, reference, "a reference lets in");
                         let caps = Caps::from_elem(cap, 1);
-                        return Some(Reply { observer, value, caps, slow: binding.slow });
+                        return Some(Reply { value, caps, slow: binding.slow });
                     }
                     _ => {
-                        log(&observer, &reference, "a reference is refused");
+                        log(observer, reference, "a reference is refused");
                         self.refuse(&mut value, "sturdyref-failed-validation");
                     }
                 }
             }
         }
-        Some(Reply { observer, value, caps: Caps::new(), slow: None })
+        Some(Reply { value, caps: Caps::new(), slow: None })
     }
 
     fn refuse(&self, out: &mut Vec<u8>, why: &str) {
@@ -190,4 +218,19 @@ fn log(observer: &Cap, reference: &SturdyRef, what: &str) {
     text::write(scanner.view(&reference.oid), &mut oid, 60);
     let (connection, caveats) = (remote.session().account().name(), reference.caveats.len());
     tracing::debug!(connection, oid, caveats, "{what}");
+}
+
+/// The observer of a question, and the reference that it asks about. `None` if it is no question, or none about a
+/// reference.
+fn read(question: &[u8], caps: &Caps) -> Option<(Cap, Result<SturdyRef, SturdyError>)> {
+    let mut scanner = stored_scanner();
+    let Ok(Progress::Complete(_)) = scanner.scan(question) else { return None };
+    let Resolve { step, observer } = Resolve::<StoredId>::read(scanner.view(question)).ok()?;
+    let observer = cap::find(caps, observer.0.0)?.clone();
+    if step.step_type.0 != "ref" {
+        return None;
+    }
+    let mut scanner = stored_scanner();
+    let Ok(Progress::Complete(_)) = scanner.scan(step.detail.as_bytes()) else { return None };
+    Some((observer, SturdyRef::read_parameters(scanner.view(step.detail.as_bytes()))))
 }

@@ -43,7 +43,13 @@ pub struct Limits {
     /// assertion, or lie in one that is more than four times as long. As it grows by what others assert, the observers
     /// for whom it is too much end.
     pub principal_captures: u64,
-    /// Bytes of memory for packets of one principal that have not come whole yet, with what is known of them so far: for
+    /// References in assertions that one principal's connections have made, once for each connection that has been told of
+    /// such an assertion. Each takes some 230 bytes.
+    pub principal_told: u64,
+    /// Syncs of one principal that have been handed on to a peer's entity and wait for the answer. Each takes some 700
+    /// bytes.
+    pub principal_syncs: u64,
+    /// Bytes of memory for packets of one principal that have not come whole or not taken effect yet, with what is known of them so far: for
     /// a packet of very many very short values that is up to ten times its length. Up to 16 KiB in a connection are not
     /// counted. Connections that have resolved no reference yet have an eighth of it, for themselves.
     pub principal_unfinished: u64,
@@ -74,6 +80,8 @@ impl Default for Limits {
             principal_skeletons: 20_000,
             principal_skeletons_alike: 256,
             principal_captures: 20_000_000,
+            principal_told: 2_000_000,
+            principal_syncs: 200_000,
             principal_unfinished: 512 << 20,
         }
     }
@@ -165,12 +173,12 @@ pub(crate) struct Exceeded {
 pub(crate) struct Taken(AtomicU64);
 
 impl Taken {
-    fn try_take(&self, count: u64, max: u64) -> bool {
+    pub(crate) fn try_take(&self, count: u64, max: u64) -> bool {
         let more = |n: u64| n.checked_add(count).filter(|n| *n <= max);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    fn give_back(&self, count: u64) {
+    pub(crate) fn give_back(&self, count: u64) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use dashmap::DashMap;
 use staunch_index::Payer;
 
+use crate::Broker;
 use crate::limits::{Limits, Meter, Taken};
 use crate::relay::Failure;
 
@@ -16,7 +17,11 @@ pub(crate) struct Holdings {
     pub(crate) assertions: Taken,
     pub(crate) observations: Taken,
     pub(crate) references: Taken,
-    /// Bytes of packets that have not come whole.
+    /// References that others have been told.
+    told: Taken,
+    /// Syncs that wait for an answer.
+    syncs: Taken,
+    /// Bytes of packets that have not come whole, and of others that wait.
     pub(crate) unfinished: Taken,
     /// The same, of connections that have been given nothing but the gatekeeper.
     pub(crate) unfinished_strangers: Taken,
@@ -135,6 +140,70 @@ impl SkeletonShare {
 impl Drop for SkeletonShare {
     fn drop(&mut self) {
         self.0.skeletons.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// So much of something of a principal's, given back on drop. 16 bytes, as there may be many.
+pub(crate) struct Taking {
+    holdings: Arc<Holdings>,
+    count: u32,
+    what: Countable,
+}
+
+/// What it is of.
+#[derive(Clone, Copy)]
+enum Countable {
+    Told,
+    Syncs,
+}
+
+impl Taking {
+    /// One more Sync that waits, if there may be so many.
+    pub(crate) fn sync(holdings: &Arc<Holdings>, max: u64) -> Option<Taking> {
+        Taking::take(holdings, 1, Countable::Syncs, max)
+    }
+
+    fn take(holdings: &Arc<Holdings>, count: u32, what: Countable, max: u64) -> Option<Taking> {
+        let is_taken = holdings.taken(what).try_take(count.into(), max);
+        is_taken.then(|| Taking { holdings: holdings.clone(), count, what })
+    }
+}
+
+impl Holdings {
+    fn taken(&self, what: Countable) -> &Taken {
+        match what {
+            Countable::Told => &self.told,
+            Countable::Syncs => &self.syncs,
+        }
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.holdings.taken(self.what).give_back(self.count.into());
+    }
+}
+
+/// Who answers for references in an assertion: the session that asserted it, or the first of those.
+#[derive(Clone)]
+pub(crate) struct Author {
+    holdings: Arc<Holdings>,
+    pub(crate) session: u64,
+}
+
+impl Author {
+    pub(crate) fn new(holdings: &Arc<Holdings>, session: u64) -> Author {
+        Author { holdings: holdings.clone(), session }
+    }
+
+    /// The session with this number, if it is still there.
+    pub(crate) fn of(broker: &Broker, session: u64) -> Option<Author> {
+        broker.sessions.get(&session).map(|found| Author::new(found.holdings(), session))
+    }
+
+    /// One more session is told of so many references, if there may be so many.
+    pub(crate) fn tell(&self, count: u32, max: u64) -> Option<Taking> {
+        Taking::take(&self.holdings, count, Countable::Told, max)
     }
 }
 

@@ -31,6 +31,7 @@ use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Router, Target};
 use crate::outbox::{Appended, CallCounts, Flushed, Level, Pool, Segment, SharedBody};
+use crate::principals::Author;
 use crate::relay::{Failure, Opening, Remote, Session};
 use crate::schedule::Ready;
 
@@ -376,14 +377,20 @@ impl Stage {
     }
 
     /// Stages an assertion with a value in stored form.
-    pub(crate) fn direct_assert(&mut self, to: &Remote, value: &[u8], caps: &Caps, handle: u64) {
+    pub(crate) fn direct_assert(
+        &mut self,
+        to: &Remote,
+        value: &[u8],
+        (caps, author): (&Caps, Option<&Author>),
+        handle: u64,
+    ) {
         if caps.is_empty() {
             return self.event(to, b'A', Some(Body::Value(value)), Some(handle));
         }
         let mut wire = Vec::new();
         let mut membrane = to.session().membrane();
         let told = membrane.write_assertion(value, caps, handle, &mut self.scanner, &mut wire);
-        drop(membrane);
+        introduce::charge_told(to, membrane, handle, author);
         self.event(to, b'A', Some(Body::Value(&wire)), Some(handle));
         self.note_told(to, told);
     }
@@ -420,7 +427,7 @@ impl Stage {
     pub(crate) fn deliver(&mut self, to: &Cap, by: Observing, event: LocalEvent) {
         match (to.entity(), event) {
             (Entity::Remote(remote), LocalEvent::Assert(value, caps, handle)) => {
-                self.direct_assert(remote, &value, &caps, handle);
+                self.asked_assert(remote, by, &value, &caps, handle);
             }
             (Entity::Remote(remote), LocalEvent::Message(body, caps)) => {
                 self.direct_message(remote, &body, &caps)

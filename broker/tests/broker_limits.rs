@@ -280,7 +280,7 @@ fn what_is_kept_for_observers_is_limited() {
 #[test]
 fn what_unfinished_packets_take_is_limited() {
     let (server, address) = broker(Limits { principal_unfinished: 1 << 20, ..Limits::default() });
-    let why = "Packets that have not come whole take more than 1048576 bytes of one principal (principal-unfinished)";
+    let why = "Packets that have not come whole, or not taken effect yet, take more than 1048576 bytes of one principal (principal-unfinished)";
     let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
     let whole = bytes(&format!("[[1 <M <m {}>>]]", "1 ".repeat(40_000)));
     let (begin, rest) = whole.split_at(whole.len() - 9);
@@ -334,4 +334,185 @@ fn what_a_peer_says_in_the_end_is_cut_short() {
     client.send_anyway(&bytes(&format!("<error \"a\nb{}\" #f>", "x".repeat(1000))));
     let said = client.ends_with_error();
     assert!(said.starts_with("a bxx") && said.ends_with("x…") && said.chars().count() == 257, "{said}");
+}
+
+/// A turn that observes what is there has to wait until that is gathered, with all else that is in it.
+#[test]
+fn what_waiting_turns_take_is_limited() {
+    let (server, address) = broker(Limits { principal_unfinished: 4 << 20, ..Limits::default() });
+    let why = "Packets that have not come whole, or not taken effect yet, take more than 4194304 bytes of one principal (principal-unfinished)";
+    let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
+    let mut author = from("127.0.0.1");
+    assert_state(&mut author, 0..6000);
+    let turn = |events: i64| {
+        let events: String = (0..events).map(|n| format!(" [1 <A #t {}>]", 1000 + n)).collect();
+        bytes(&format!("[{}{events}]", observe("<group <rec s> {0: <bind <_>> 5: <_>}>", 5, 5)))
+    };
+    // Twice, since what is over has been given back.
+    for _ in 0..2 {
+        let mut greedy = from("127.0.0.2");
+        greedy.send_anyway(&turn(25_000));
+        assert_eq!(greedy.ends_with_error(), why);
+        let mut modest = from("127.0.0.2");
+        modest.send_bytes(&turn(5_000));
+        modest.sync();
+        drop((greedy, modest));
+        until("they have gone", || server.connections() == 1 && server.index_counts().1 == 6000);
+    }
+    author.sync();
+}
+
+/// What comes to the gatekeeper from those who have no capability yet.
+#[test]
+fn what_unanswered_questions_take_is_limited() {
+    let (server, address) = broker(Limits { principal_unfinished: 8 << 20, ..Limits::default() });
+    // An eighth is for those who have resolved nothing.
+    let why = "Packets that have not come whole, or not taken effect yet, take more than 8388608 bytes of one principal (principal-unfinished)";
+    let sig = "sig: #[acowDB2/oI+6aSEC3YIxGg==]";
+    let bulk = "x".repeat(100_000);
+    // Nobody knows this oid: it may be bound later.
+    let question = |n: i64| format!("[[0 <A <resolve <ref {{oid: [{n} \"{bulk}\"] {sig}}}> #:[0 0]> {n}>]]");
+    let mut client = Client::tcp(address);
+    // Of what is no question, or has an answer, nothing is kept.
+    for n in 1000..1030 {
+        client.send(&format!("[[0 <A <nothing {n} \"{bulk}\"> {n}>]]"));
+        client.send(&format!("[[0 <A <resolve <other \"{bulk}\"> #:[0 0]> {}>]]", n + 100));
+        client.send(&format!("[[0 <A <resolve <ref [{n} \"{bulk}\"]> #:[0 0]> {}>]]", n + 200));
+        assert_eq!(client.event().body, "<error invalid>");
+    }
+    // One goes and another comes, as often as one likes, in one turn as well.
+    for n in 0..30 {
+        client.send(&question(n));
+        client.send(&format!("[[0 <R {n}>]]"));
+        let brief = question(n);
+        client.send(&format!("{} [0 <R {n}>]]", &brief[..brief.len() - 1]));
+    }
+    client.sync_at(0);
+    let packets: String = (0..15).map(question).collect();
+    client.send_anyway(&bytes(&packets));
+    assert_eq!(client.ends_with_error(), why);
+    drop(client);
+    until("it has gone", || server.connections() == 0);
+    let mut client = Client::tcp(address);
+    (0..5).for_each(|n| client.send(&question(n)));
+    client.sync_at(0);
+}
+
+/// Asserts `<e #:[0 oid]>` for these, under handles of the same number.
+fn assert_references(author: &mut Client, oids: std::ops::Range<i64>) {
+    oids.for_each(|oid| author.send(&format!("[[1 <A <e #:[0 {oid}]> {oid}>]]")));
+}
+
+#[test]
+fn references_told_are_limited() {
+    let (server, address) = broker(Limits { principal_told: 1000, ..Limits::default() });
+    let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
+    let observing = |source: &str| {
+        let mut client = from(source);
+        client.send(&format!("[{}]", observe(&record_pattern("e", 1), 7, 7)));
+        client
+    };
+    let why = "More than 1000 references in the assertions of one principal told, over all who are told of them (principal-told)";
+    let mut observers: Vec<Client> = (0..3).map(|_| observing("127.0.0.3")).collect();
+    observers.iter_mut().for_each(|observer| _ = observer.sync());
+    // As they are asserted, or all at once to those who come later; twice, since all is given back.
+    for _ in 0..2 {
+        let mut author = from("127.0.0.2");
+        assert_references(&mut author, 100..400);
+        author.sync();
+        // What goes makes room for others.
+        (100..200).for_each(|handle| author.send(&format!("[[1 <R {handle}>]]")));
+        assert_references(&mut author, 400..500);
+        author.sync();
+        let packets: String = (500..550).map(|oid| format!("[[1 <A <e #:[0 {oid}]> {oid}>]]")).collect();
+        author.send_anyway(&bytes(&packets));
+        assert_eq!(author.ends_with_error(), why);
+        drop(author);
+        until("it has gone", || server.connections() == 3 && server.index_counts().1 == 3);
+
+        let mut author = from("127.0.0.2");
+        assert_references(&mut author, 100..300);
+        author.sync();
+        let mut later = observing("127.0.0.4");
+        later.sync();
+        let mut last = observing("127.0.0.4");
+        last.sync();
+        assert_eq!(author.ends_with_error(), why);
+        drop((author, later, last));
+        until("they have gone", || server.connections() == 3 && server.index_counts().1 == 3);
+    }
+    // Nobody else has noticed.
+    observers.iter_mut().for_each(|observer| _ = observer.sync());
+}
+
+#[test]
+fn who_observes_on_very_many_connections_does_not_end_the_author() {
+    let (_server, address) = broker(Limits { principal_told: 1000, ..Limits::default() });
+    let from = |source: &str| Client::tcp_from(source.parse().unwrap(), address).resolved();
+    let observation = format!("[{}]", observe(&record_pattern("e", 1), 7, 7));
+    let mut author = from("127.0.0.2");
+    assert_references(&mut author, 100..140);
+    author.sync();
+    let mut many: Vec<Client> = (0..60).map(|_| from("127.0.0.3")).collect();
+    let mut ended = 0;
+    for client in &mut many {
+        client.send(&observation);
+        client.send_anyway(&bytes("[[1 <S #:[0 99]>]]"));
+        loop {
+            match client.next() {
+                Came::Turn(events) if events.iter().any(|event| event.oid == 99) => break,
+                Came::Turn(_) => {}
+                Came::Error(why) => {
+                    let expected = "Too many connections that observe the same references: one principal's may be told 500 times by so many (principal-told)";
+                    assert_eq!(why, expected);
+                    ended += 1;
+                    break;
+                }
+                came => panic!("{came:?}"),
+            }
+        }
+    }
+    assert!((40..=48).contains(&ended), "{ended}");
+    let mut few = from("127.0.0.4");
+    few.send(&observation);
+    assert_eq!(few.sync().len(), 40);
+    author.sync();
+}
+
+#[test]
+fn syncs_that_wait_are_limited() {
+    let (server, address) = broker(Limits { principal_syncs: 100, ..Limits::default() });
+    let oid = |told: &Event| {
+        let digits = told.body.rsplit_once(' ').expect("a reference").1;
+        digits.trim_end_matches(']').parse::<i64>().unwrap()
+    };
+    let syncs =
+        |oid: i64, count: usize| bytes(&format!("[{}]", format!("[{oid} <S #:[0 9]>]").repeat(count)));
+    let why = "More than 100 Syncs of one principal that wait for an answer (principal-syncs)";
+    let (owner, mut asker, told) = introduced(address, &[20]);
+    asker.send_bytes(&syncs(oid(&told), 100));
+    asker.sync();
+    asker.send_anyway(&syncs(oid(&told), 1));
+    assert_eq!(asker.ends_with_error(), why);
+    drop(asker);
+    until("it has gone", || server.connections() == 1);
+    // Its questions wait still, so its principal cannot ask more; others can.
+    let again = |source: &str| {
+        let mut asker = Client::tcp_from(source.parse().unwrap(), address).resolved();
+        asker.send(&format!("[{}]", observe(&record_pattern("ent", 1), 7, 2)));
+        let told = asker.event();
+        (asker, told)
+    };
+    let (mut asker, told) = again("127.0.0.1");
+    asker.send_anyway(&syncs(oid(&told), 1));
+    assert_eq!(asker.ends_with_error(), why);
+    let (mut other, told) = again("127.0.0.2");
+    other.send_bytes(&syncs(oid(&told), 100));
+    other.sync();
+    // When nobody can answer any more all is given back.
+    drop((owner, asker, other));
+    until("all is gone", || server.connections() == 0 && server.total_debt() == 0);
+    let (_owner, mut asker, told) = introduced(address, &[20]);
+    asker.send_bytes(&syncs(oid(&told), 100));
+    asker.sync();
 }

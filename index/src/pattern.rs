@@ -44,6 +44,13 @@ pub enum Class {
 }
 
 impl Class {
+    fn label_bytes(&self) -> usize {
+        match self {
+            Class::Rec(label) => label.len(),
+            Class::Arr | Class::Dict => 0,
+        }
+    }
+
     pub(crate) fn admits(&self, value: View<'_>) -> bool {
         match self {
             Class::Rec(label) => value.label().is_some_and(|l| l.span() == &**label),
@@ -92,6 +99,17 @@ struct Pending<'a> {
 }
 
 impl Pattern {
+    /// Bytes of memory that it takes beside itself, nearly.
+    pub fn memory_bytes(&self) -> usize {
+        let labels: usize = self.shape.iter().map(|(_, class)| class.label_bytes()).sum();
+        let constants: usize = self.constants.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.shape.capacity() * size_of::<(Loc, Class)>()
+            + self.constants.capacity() * size_of::<(Loc, Box<[u8]>)>()
+            + (self.captures.capacity() + self.required.capacity()) * size_of::<Loc>()
+            + labels
+            + constants
+    }
+
     /// Compiles a pattern from its canonical form. `None` if it is not one: an Observe with it is an ordinary
     /// value. Iterative; costs one pass, and a sort of each dictionary group's keys.
     pub fn compile(pattern: View<'_>) -> Option<Pattern> {

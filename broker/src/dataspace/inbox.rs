@@ -13,8 +13,9 @@ use parking_lot::Mutex;
 use staunch_flowctl::{Account, Loan};
 use staunch_index::{Action, Replay, Stored, looks_like_observe};
 
-use super::{Dataspace, Observing, Router};
+use super::{Dataspace, Observing, References, Router};
 use crate::cap::{Cap, Caps};
+use crate::principals::Author;
 use crate::schedule::{Outcome, Ready, Task, TaskState, Worker};
 use crate::stage::{Commit, EVENT_COST};
 use crate::{Broker, Local, attenuate};
@@ -136,11 +137,11 @@ impl Inbox {
             LocalEvent::Assert(value, caps, handle) => {
                 local.stage.begin(delivery.loan.account(), delivery.hops, broker.fan_out_max);
                 let name = (delivery.by.observer, handle);
-                self.place(broker, dataspace, &value, caps, Some(name), local);
+                self.place(broker, dataspace, &value, caps, Some(name), delivery.by.session, local);
             }
             LocalEvent::Message(body, caps) => {
                 local.stage.begin(delivery.loan.account(), delivery.hops, broker.fan_out_max);
-                self.place(broker, dataspace, &body, caps, None, local);
+                self.place(broker, dataspace, &body, caps, None, delivery.by.session, local);
             }
         }
     }
@@ -159,7 +160,8 @@ impl Inbox {
         }
     }
 
-    /// Asserts a value, or sends it as a message if it has no name.
+    /// Asserts a value, as that session wanted, or sends it as a message if it has no name.
+    #[allow(clippy::too_many_arguments)]
     fn place(
         &self,
         broker: &Arc<Broker>,
@@ -167,6 +169,7 @@ impl Inbox {
         value: &[u8],
         mut caps: Caps,
         name: Option<(u64, u64)>,
+        session: u64,
         local: &mut Local,
     ) {
         let Local { stage, scratch, .. } = local;
@@ -178,7 +181,7 @@ impl Inbox {
         let view = scanner.view(value);
         let mut actions = match name {
             Some(_) => {
-                let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(&mut caps)));
+                let extra = References::of(&mut caps, || Author::of(broker, session));
                 [Action::Assert { value: view, extra, observe: None }]
             }
             None => [Action::Message(view)],
@@ -212,7 +215,8 @@ impl Inbox {
             let loan = Loan::charge(&replay.account, cost);
             for (handle, value, caps) in pulled {
                 local.stage.begin(&replay.account, delivery.hops, broker.fan_out_max);
-                self.place(broker, dataspace, &value, caps, Some((delivery.by.observer, handle)), local);
+                let by = delivery.by;
+                self.place(broker, dataspace, &value, caps, Some((by.observer, handle)), by.session, local);
             }
             drop(loan);
             if has_more {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use staunch_protocols::sturdy::SturdyRef;
 
-use super::{Binding, Bindings, Gatekeeper, Given, server};
+use super::{Binding, Bindings, Gatekeeper, Given, State, Waiting, read, server};
 use crate::attenuate::Asker;
-use crate::cap::{Cap, Caps};
+use crate::cap::Cap;
 use crate::dataspace::LocalEvent;
 use crate::slow::Slow;
 use crate::{Broker, Local};
@@ -37,15 +37,17 @@ impl Gatekeeper {
     /// Answers the questions that have met silence, if there is an answer by now; at the cost of whoever asked.
     pub(crate) fn answer_waiting(&self, broker: &Arc<Broker>, local: &mut Local) {
         let mut answers = self.answers.lock();
-        for (question, answer) in answers.iter_mut().filter(|(_, answer)| answer.given.is_none()) {
-            let Some(session) = broker.sessions.get(&answer.session).map(|s| s.clone()) else { continue };
+        for answer in answers.values_mut() {
+            let State::Waiting(Waiting { question, caps, session }) = &answer.state else { continue };
+            let Some(session) = broker.sessions.get(session).map(|s| s.clone()) else { continue };
             let mut asker = Asker::new(&session);
-            let answered = self.answer(question, &answer.caps).and_then(|reply| {
-                let (value, caps) = asker.pass(&reply.observer, reply.value, reply.caps)?;
+            let answered = read(question, caps).and_then(|(observer, reference)| {
+                let reply = self.answer(&observer, &reference)?;
+                let (value, caps) = asker.pass(&observer, reply.value, reply.caps)?;
                 if let Some(slow) = reply.slow {
                     session.outbox().set_policy(slow);
                 }
-                Some((reply.observer, value, caps))
+                Some((observer, value, caps))
             });
             let Some((observer, value, caps)) = answered else { continue };
             local.stage.begin(session.account(), 0, broker.fan_out_max);
@@ -53,8 +55,7 @@ impl Gatekeeper {
             let (by, handle) = (asker.observing(&observer), broker.next_handle());
             local.stage.deliver(&observer, by, LocalEvent::Assert(value, caps, handle));
             local.stage.publish_staged(broker);
-            answer.given = Some(Given { observer, by, handle });
-            answer.caps = Caps::new();
+            answer.state = State::Given(Given { observer, by, handle });
         }
     }
 }

@@ -39,7 +39,7 @@ use staunch_protocols::wire::{Limits, Scanner, encode};
 use crate::alarm::Alarm;
 use crate::attenuate::stored_scanner;
 use crate::cap::{Cap, Caps, Entity};
-use crate::dataspace::{Dataspace, Delivery, LocalEvent, Router, Target};
+use crate::dataspace::{Dataspace, Delivery, LocalEvent, References, Router, Target};
 use crate::limits;
 use crate::principals::{CapturesPayer, SkeletonShare};
 use crate::relay::Failure;
@@ -180,7 +180,7 @@ impl Reporter {
         let _ = dataspace.index.advance(&prepared, usize::MAX >> 1, &mut local.scratch);
         let mut scanner = stored_scanner();
         let _ = scanner.scan(&observe);
-        let extra = Some(Box::new(Caps::from_elem(cap, 1)));
+        let extra = References::of(&mut Caps::from_elem(cap, 1), || None);
         let value = scanner.view(&observe);
         let mut actions = [Action::Assert { value, extra, observe: Some((prepared, target)) }];
         // With nobody to pay for it, what it observes of its own observations is not told.

@@ -36,7 +36,7 @@ pub(crate) enum Failure {
     #[error("More than {0} captures lists kept for the observations of one principal (principal-captures)")]
     TooManyCaptures(u64),
     #[error(
-        "Packets that have not come whole take more than {0} bytes of one principal (principal-unfinished)"
+        "Packets that have not come whole, or not taken effect yet, take more than {0} bytes of one principal (principal-unfinished)"
     )]
     Unfinished(u64),
     #[error(
@@ -44,6 +44,16 @@ pub(crate) enum Failure {
         max = STRANGER_PACKET_MAX
     )]
     Stranger(ScanError),
+    #[error(
+        "More than {0} references in the assertions of one principal told, over all who are told of them (principal-told)"
+    )]
+    TooManyTold(u64),
+    #[error(
+        "Too many connections that observe the same references: one principal's may be told {0} times by so many (principal-told)"
+    )]
+    ToldTooOften(u64),
+    #[error("More than {0} Syncs of one principal that wait for an answer (principal-syncs)")]
+    TooManySyncs(u64),
     #[error("{0}")]
     Peer(String),
     #[error("What one turn's values became behind caveats takes more than {0} bytes")]

@@ -17,7 +17,7 @@ use staunch_protocols::wire::{Int, Progress, Scanner, View, tag};
 use super::{Remote, Session};
 use crate::cap::{self, Cap, Caps, Entity, stored_id};
 use crate::limits::{Exceeded, Share, Thing};
-use crate::principals::Holdings;
+use crate::principals::{Author, Holdings, Taking};
 
 /// A counted reference to an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,13 @@ struct Entry {
     sent: u64,
 }
 
+/// What an assertion that the peer was told holds, and its author's share for that.
+#[derive(Default)]
+struct Sent {
+    refs: Refs,
+    share: Option<Taking>,
+}
+
 /// See the module's head.
 #[derive(Default)]
 pub(crate) struct Membrane {
@@ -51,8 +58,9 @@ pub(crate) struct Membrane {
     /// The share for those, of what its principal may have.
     references: Share,
     holdings: Arc<Holdings>,
-    /// What the assertions sent to the peer hold, by handle; only those that hold something.
-    sent: HashMap<u64, Refs, RandomState>,
+    /// What the assertions sent to the peer hold, by handle; only those that hold something. Counted for their authors, as is
+    /// what they make us export and note as told.
+    sent: HashMap<u64, Sent, RandomState>,
     /// How many assertions the peer has been told of, in the order of its outbox, that refer to each of ours; see
     /// `stage::introduce`.
     told: HashMap<u64, u64, RandomState>,
@@ -186,7 +194,7 @@ impl Membrane {
     /// Gives back what a sent assertion holds. Returns those of ours, of which the peer is to be told.
     pub(crate) fn release_sent(&mut self, handle: u64) -> Oids {
         let mut oids = Oids::new();
-        for reference in self.sent.remove(&handle).unwrap_or_default() {
+        for reference in self.sent.remove(&handle).unwrap_or_default().refs {
             if let Ref::Exported(oid) = reference
                 && let Some(entry) = self.exported.get_mut(&oid)
             {
@@ -224,7 +232,19 @@ impl Membrane {
 
     /// Notes that a sent assertion holds one more reference.
     pub(crate) fn note_sent(&mut self, handle: u64, reference: Ref) {
-        self.sent.entry(handle).or_default().push(reference);
+        self.sent.entry(handle).or_default().refs.push(reference);
+    }
+
+    /// How many assertions that hold something the peer has been told.
+    pub(crate) fn sent_count(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Has what such an assertion holds counted for its author. False if that is too much.
+    pub(crate) fn charge_sent(&mut self, handle: u64, author: &Author, max: u64) -> bool {
+        let Some(sent) = self.sent.get_mut(&handle) else { return true };
+        sent.share = author.tell(sent.refs.len() as u32, max);
+        sent.share.is_some()
     }
 
     /// Exports a capability, counted; returns its oid.
@@ -282,7 +302,7 @@ impl Membrane {
             true
         });
         if !held.is_empty() {
-            self.sent.entry(handle).or_default().extend(held);
+            self.sent.entry(handle).or_default().refs.extend(held);
         }
         told
     }
@@ -324,7 +344,7 @@ impl Membrane {
 pub(crate) struct Remains {
     exported: hash_map::IntoIter<u64, Entry>,
     imported: hash_map::IntoIter<Int, Entry>,
-    sent: hash_map::IntoIter<u64, Refs>,
+    sent: hash_map::IntoIter<u64, Sent>,
 }
 
 impl Remains {

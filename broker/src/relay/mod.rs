@@ -33,6 +33,7 @@ pub(crate) use session::packets::Slice;
 pub(crate) use session::{Session, SessionConfig};
 
 use crate::cap::Cap;
+use crate::principals::Taking;
 
 /// A peer's entity, seen from here.
 pub(crate) struct Remote {
@@ -144,6 +145,15 @@ impl Remote {
     }
 }
 
+/// What a Sync holds until it is answered.
+pub(crate) struct Pending {
+    /// In the asker's membrane.
+    refs: membrane::Refs,
+    loan: Loan,
+    /// Its place among those of the asker's principal, also when the asker has gone.
+    _place: Taking,
+}
+
 /// Waits at a peer's entity for the answer to a Sync that was forwarded to it. It can be passed on, and answered by
 /// whoever holds it; when nobody does any more nobody will.
 pub(crate) struct SyncReply {
@@ -151,7 +161,7 @@ pub(crate) struct SyncReply {
     peer: Cap,
     /// Who asked, and what is held there until the answer comes, or cannot come any more.
     requester: Arc<Session>,
-    pending: Mutex<Option<(membrane::Refs, Loan)>>,
+    pending: Mutex<Option<Pending>>,
     /// Whom the Sync was forwarded to, and the oid that it knows this under because of that.
     asked: Arc<Session>,
     oid: OnceLock<u64>,
@@ -160,7 +170,7 @@ pub(crate) struct SyncReply {
 impl SyncReply {
     /// It is answered, or will not be: repays what is owed for it. Returns what is held because of it, the first time.
     fn settle(&self) -> Option<membrane::Refs> {
-        let (refs, loan) = self.pending.lock().take()?;
+        let Pending { refs, loan, _place } = self.pending.lock().take()?;
         self.requester.broker().owed_for_syncs.fetch_sub(loan.cost(), Ordering::Relaxed);
         drop(loan);
         Some(refs)

@@ -73,8 +73,10 @@ pub(super) struct Inbound {
     scanner: Option<Scanner>,
     /// What reads the peer's text, if it speaks text at present: then `carry` is only what has to wait.
     text: Option<Box<StreamReader>>,
-    /// What the unfinished packet takes.
+    /// What the unfinished packet takes, and all that is counted with it: see [`Session::cover_unfinished`].
     unfinished: Unfinished,
+    /// Bytes of questions at the gatekeeper that have no answer yet.
+    pub(super) kept_bytes: usize,
     /// Something has been handled: it is known whether this is a session at all.
     is_known: bool,
     /// It has been given nothing but the gatekeeper so far.
@@ -179,6 +181,7 @@ impl Session {
                 carry: Vec::new(),
                 scanner: None,
                 unfinished: Unfinished::default(),
+                kept_bytes: 0,
                 text: None,
                 is_known: false,
                 is_stranger,
@@ -419,16 +422,18 @@ impl Session {
         }
     }
 
-    /// Has what an unfinished packet takes counted with the principal's others, and one that waits whole because of a debt.
-    /// (Up to a read's worth of short packets may wait uncounted: who owes is not ended for it.)
+    /// Has what an unfinished packet takes counted with the principal's others, and one that waits whole because of a debt,
+    /// a turn for which something is built, and questions that may be answered later. (Up to a read's worth of short packets may wait uncounted: who owes is not ended for it.)
     fn cover_unfinished(&self, inbound: &mut Inbound) -> Result<(), Failure> {
-        let Inbound { carry, scanner, text, unfinished, is_stranger, .. } = inbound;
+        let Inbound { carry, scanner, text, waiting, unfinished, kept_bytes, is_stranger, .. } = inbound;
         let binary = match scanner {
             Some(scanner) => carry.capacity() + scanner.memory_bytes(),
             None if carry.capacity() > LONG_READ => carry.capacity(),
             None => 0,
         };
-        let bytes = binary + text.as_ref().map_or(0, |reader| reader.memory_bytes());
+        let text = text.as_ref().map_or(0, |reader| reader.memory_bytes());
+        let waiting = waiting.as_ref().map_or(0, |decoded| decoded.memory_bytes);
+        let bytes = binary + text + waiting + *kept_bytes;
         let max = || self.broker.limits().principal_unfinished;
         // Strangers have an eighth for themselves, so that they cannot take the others' share.
         if !*is_stranger {

@@ -12,15 +12,15 @@ use staunch_protocols::wire::{Int, Scanner, View};
 
 use super::Slice;
 use super::failure::Failure;
-use super::handles::{Held, What};
+use super::handles::{FullHeld, Held, What};
 use super::membrane::{Membrane, Ref, Refs};
 use super::session::{Inbound, Session};
 use super::weigh::{EFFORT_MAX, Effort, FRAME_BYTES, Heavy, Kind, LIGHT_PAIRS_MAX, Weight};
 use crate::Local;
 use crate::attenuate::Machine;
 use crate::cap::{self, Cap, Caps, Entity};
-use crate::dataspace::{Dataspace, Router, Target};
-use crate::principals::{CapturesPayer, SkeletonShare};
+use crate::dataspace::{Dataspace, References, Router, Target};
+use crate::principals::{Author, CapturesPayer, SkeletonShare};
 use crate::stage::Commit;
 
 /// A value in stored form, on its own.
@@ -39,13 +39,18 @@ impl OwnValue {
     fn view(&self) -> View<'_> {
         self.scanner.view(&self.bytes)
     }
+
+    fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.scanner.memory_bytes()
+    }
 }
 
 /// Where an event's value is.
 enum Value {
     /// At this token of the packet.
     InPacket(u32),
-    Own(OwnValue),
+    /// Boxed, as most are in the packet: a turn may have very many events.
+    Own(Box<OwnValue>),
 }
 
 /// What one event does.
@@ -57,7 +62,7 @@ enum Event {
         handle: Int,
         /// It counts as an observation, well-formed or not.
         observes: bool,
-        subscribes: Option<Subscribes>,
+        subscribes: Option<Box<Subscribes>>,
     },
     Retract {
         held: Held,
@@ -99,6 +104,18 @@ pub(super) struct Decoded {
     machine: Option<Box<Machine>>,
     /// The packet, if the turn has to wait until something is built.
     packet: Option<OwnValue>,
+    /// What it takes while it waits.
+    pub(super) memory_bytes: usize,
+}
+
+impl Decoded {
+    /// Keeps the packet, as the turn has to wait.
+    fn keep(&mut self, packet: View<'_>) {
+        self.packet = OwnValue::new(packet.span().to_vec());
+        self.events.shrink_to_fit();
+        let own: usize = self.events.iter().map(Event::memory_bytes).sum();
+        self.memory_bytes = own + self.packet.as_ref().map_or(0, OwnValue::memory_bytes);
+    }
 }
 
 /// How far a turn came.
@@ -133,7 +150,7 @@ impl Session {
         };
         if !is_ready {
             if let Some(packet) = packet {
-                decoded.packet = OwnValue::new(packet.span().to_vec());
+                decoded.keep(packet);
             }
             return Ok(Applied::Building);
         }
@@ -234,12 +251,10 @@ impl Session {
     pub(super) fn abandon(&self, decoded: Decoded, inbound: &mut Inbound) {
         for event in decoded.events {
             match event {
-                Event::Assert {
-                    target,
-                    subscribes: Some(Subscribes { prepared: Some(prepared), .. }),
-                    ..
-                } => {
-                    if let Entity::Dataspace(dataspace) = target.entity() {
+                Event::Assert { target, subscribes: Some(subscribes), .. } => {
+                    if let (Entity::Dataspace(dataspace), Some(prepared)) =
+                        (target.entity(), subscribes.prepared)
+                    {
                         dataspace.index.write().cancel(prepared);
                     }
                 }
@@ -272,7 +287,8 @@ impl Session {
                     exclusive |= looks_like_observe(value.span());
                     let observe =
                         subscribes.take().and_then(|s| Some((s.prepared?, self.target_of(&s.observer))));
-                    let extra = (!caps.is_empty()).then(|| Box::new(std::mem::take(caps)));
+                    let author = || Some(Author::new(self.holdings(), self.id()));
+                    let extra = References::of(caps, author);
                     positions.push((*i, at));
                     asserted.push((!brief[*i]).then(|| handle.clone()));
                     Action::Assert { value, extra, observe }
@@ -503,6 +519,24 @@ impl Event {
             Event::Retract { held, .. } => stored_of(held),
             _ => None,
         }
+    }
+
+    /// What it takes, as it waits to be applied, in all: with what goes by its handle until then.
+    fn memory_bytes(&self) -> usize {
+        let own = |value: &Value| match value {
+            Value::InPacket(_) => 0,
+            Value::Own(own) => size_of::<OwnValue>() + own.memory_bytes(),
+        };
+        let beside = match self {
+            Event::Assert { value, subscribes, .. } => {
+                let pattern = |s: &Subscribes| size_of::<Subscribes>() + s.pattern.memory_bytes();
+                own(value) + size_of::<FullHeld>() + subscribes.as_deref().map_or(0, pattern)
+            }
+            Event::Message { value, .. } => own(value),
+            // What they hold is there anyway, or small.
+            Event::Retract { .. } | Event::RetractSame { .. } | Event::Sync { .. } => 0,
+        };
+        size_of::<Event>() + beside
     }
 
     /// How long the value is that it brings.

@@ -8,7 +8,7 @@ use staunch_protocols::wire::tag;
 use super::{Body, Stage};
 use crate::Broker;
 use crate::cap::{Caps, Entity};
-use crate::dataspace::{LocalEvent, LocalReplay, Observing, Router, Target};
+use crate::dataspace::{LocalEvent, LocalReplay, Observing, References, Router, Target};
 use crate::outbox::{PendingReplay, Segment};
 use crate::principals::CapturesPayer;
 use crate::relay::{Failure, Remote};
@@ -51,12 +51,13 @@ impl Sink<Router> for Commit<'_> {
             (Target::Remote(remote), None) => {
                 self.stage.event(remote, b'A', Some(Body::Captures(captures)), Some(handle));
             }
-            (Target::Remote(remote), Some(caps)) => {
-                self.stage.direct_assert(remote, &Self::captured(captures), caps, handle);
+            (Target::Remote(remote), Some(References { caps, author })) => {
+                let references = (caps, author.as_ref());
+                self.stage.direct_assert(remote, &Self::captured(captures), references, handle);
             }
             (Target::Other(_, by), _) if self.stage.is_too_much(*by, captures) => {}
-            (Target::Other(cap, by), caps) => {
-                let caps = caps.cloned().unwrap_or_default();
+            (Target::Other(cap, by), references) => {
+                let caps = References::caps_of(references);
                 self.stage.other(cap, *by, LocalEvent::Assert(Self::captured(captures), caps, handle));
             }
         }
@@ -67,7 +68,7 @@ impl Sink<Router> for Commit<'_> {
             Target::Remote(remote) => self.stage.direct_retract(remote, handle, from.extra().is_some()),
             Target::Other(cap, by) => {
                 // What the caveats dropped was never asserted there, so it is not retracted either.
-                let caps = from.extra().cloned().unwrap_or_default();
+                let caps = References::caps_of(from.extra());
                 if self.stage.has_passed(cap, *by, Self::captured(captures), caps) {
                     self.stage.other(cap, *by, LocalEvent::Retract(handle));
                 }

@@ -20,8 +20,11 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::{Body, Slot, Stage};
+use crate::cap::Caps;
+use crate::dataspace::Observing;
 use crate::outbox::Segment;
-use crate::relay::{Membrane, Oids, Remote, Session};
+use crate::principals::Author;
+use crate::relay::{Failure, Membrane, Oids, Remote, Session};
 
 /// What a staged event has to do with our capabilities.
 enum Note {
@@ -63,6 +66,20 @@ impl Stage {
         if !oids.is_empty() {
             self.notes.add(to.session_id(), Note::Untold(oids));
         }
+    }
+
+    /// Stages an assertion with a value in stored form, for which whoever asked for it is to answer.
+    pub(super) fn asked_assert(
+        &mut self,
+        to: &Remote,
+        by: Observing,
+        value: &[u8],
+        caps: &Caps,
+        handle: u64,
+    ) {
+        let find = || Author::of(to.session().broker(), by.session);
+        let author = if caps.is_empty() { None } else { find() };
+        self.direct_assert(to, value, (caps, author.as_ref()), handle);
     }
 
     /// Stages a message in wire form that uses these capabilities, so that it can be taken out again.
@@ -130,6 +147,39 @@ pub(super) fn join(segments: &mut Vec<Segment>, buffer: &mut Vec<u8>) {
         joined.pop();
     }
     *segments = joined;
+}
+
+/// Of so few assertions any connection may be told.
+const FEW: usize = 16;
+
+/// Has the references in an assertion that a peer is told counted for its author: what is kept of them here is the
+/// author's doing. But who observes on very many connections uses up the author's allowance, too. So a principal whose
+/// connections are more than what each has been told uses half of it at most, and they end in the author's place.
+pub(super) fn charge_told(
+    to: &Remote,
+    mut membrane: MutexGuard<'_, Membrane>,
+    handle: u64,
+    author: Option<&Author>,
+) {
+    let session = to.session();
+    let own = author.is_none().then(|| Author::new(session.holdings(), session.id()));
+    let Some(author) = author.or(own.as_ref()) else { return };
+    let max = session.broker().limits().principal_told;
+    let count = membrane.sent_count();
+    let is_one_of_many = count >= FEW && session.account().principal().connections() > count as u64;
+    if membrane.charge_sent(handle, author, if is_one_of_many { max / 2 } else { max }) {
+        return;
+    }
+    drop(membrane);
+    let broker = session.broker();
+    if is_one_of_many {
+        broker.end_session(session.id(), Failure::ToldTooOften(max / 2));
+    } else if broker.sessions.contains_key(&author.session) {
+        broker.end_session(author.session, Failure::TooManyTold(max));
+    } else {
+        // Somebody else keeps alive what it has left.
+        broker.end_session(session.id(), Failure::TooManyTold(max));
+    }
 }
 
 impl Slot {

@@ -6,10 +6,12 @@ use staunch_index::{Captures, Scratch, Stored};
 use staunch_protocols::packet;
 use staunch_protocols::wire::{encode, tag};
 
+use super::introduce::charge_told;
 use super::{Body, EVENT_COST, Stage};
 use crate::cap::{Cap, Caps, Entity};
-use crate::dataspace::{Router, Target};
+use crate::dataspace::{References, Router, Target};
 use crate::outbox::PendingReplay;
+use crate::principals::Author;
 use crate::relay::{Remote, Session};
 
 /// How long a piece may get, in bytes.
@@ -68,17 +70,19 @@ impl Stage {
         match to {
             Target::Remote(remote) => match from.extra() {
                 None => write_event(remote, handle, out, |out| Body::Captures(captures).write(out)),
-                Some(caps) => {
-                    self.write_with_caps(remote, handle, &captured(captures), caps, out);
+                Some(References { caps, author }) => {
+                    let references = (caps, author.as_ref());
+                    self.write_with_caps(remote, handle, &captured(captures), references, out);
                 }
             },
             Target::Other(cap, _) => {
                 let Entity::Remote(remote) = cap.entity() else { return false };
-                let caps = from.extra().cloned().unwrap_or_default();
+                let caps = References::caps_of(from.extra());
                 let (passed, took) = self.filter_uncounted(cap, captured(captures), caps);
                 *work += took.steps;
                 let Some((value, caps)) = passed else { return false };
-                self.write_with_caps(remote, handle, &value, &caps, out);
+                let author = from.extra().and_then(|references| references.author.as_ref());
+                self.write_with_caps(remote, handle, &value, (&caps, author), out);
             }
         }
         true
@@ -89,7 +93,7 @@ impl Stage {
         remote: &Remote,
         handle: u64,
         value: &[u8],
-        caps: &Caps,
+        (caps, author): (&Caps, Option<&Author>),
         out: &mut Vec<u8>,
     ) {
         let mut membrane = remote.session().membrane();
@@ -98,6 +102,7 @@ impl Stage {
             // All that is appended goes behind the replay, whose place is taken.
             membrane.tell(&told);
         });
+        charge_told(remote, membrane, handle, author);
     }
 }
 
@@ -126,7 +131,7 @@ impl crate::dataspace::LocalReplay {
         let (mut bytes, mut work) = (0, 0);
         let to: &Cap = &self.to;
         let has_more = self.replay.pull(PIECE_SLOTS_FILTERED, scratch, &mut |handle, from, captures| {
-            let caps = from.extra().cloned().unwrap_or_default();
+            let caps = References::caps_of(from.extra());
             let (passed, took) = stage.filter_uncounted(to, captured(captures), caps);
             work += took.steps;
             if let Some((value, caps)) = passed {

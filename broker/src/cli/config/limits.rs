@@ -37,7 +37,7 @@ macro_rules! limit {
 const MANY: u64 = 1 << 40;
 
 /// All of them.
-pub(crate) const LIMITS: [Limit; 16] = [
+pub(crate) const LIMITS: [Limit; 18] = [
     limit!("packet-bytes", 1024, 1 << 30, true, packet_bytes),
     // What is stored is read again by scanners that know no deeper values; references with several caveats come to 20 and
     // more.
@@ -55,6 +55,8 @@ pub(crate) const LIMITS: [Limit; 16] = [
     limit!("principal-skeletons", 1, MANY, false, principal_skeletons),
     limit!("principal-skeletons-alike", 1, MANY, false, principal_skeletons_alike),
     limit!("principal-captures", 1024, MANY, false, principal_captures),
+    limit!("principal-told", 1024, MANY, false, principal_told),
+    limit!("principal-syncs", 64, MANY, false, principal_syncs),
     limit!("principal-unfinished", 64 << 10, MANY, true, principal_unfinished),
 ];
 

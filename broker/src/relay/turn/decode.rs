@@ -218,7 +218,7 @@ impl Session {
         let mut canonical = Vec::new();
         canonicalize(own.view(), &mut canonical).map_err(Failure::Duplicate)?;
         let own = OwnValue::new(canonical).ok_or(Failure::Packet(PacketError::NotAPacket))?;
-        Ok((Value::Own(own), caps, refs))
+        Ok((Value::Own(Box::new(own)), caps, refs))
     }
 }
 
@@ -251,13 +251,13 @@ fn restrict(
     if decoded.filtered_bytes > BYTES_MAX {
         return Err(Failure::TurnTooLarge(BYTES_MAX));
     }
-    Ok(OwnValue::new(bytes).map(|own| (Value::Own(own), caps)))
+    Ok(OwnValue::new(bytes).map(|own| (Value::Own(Box::new(own)), caps)))
 }
 
 /// The observation that a stored value asks for, if it is a well-formed Observe.
-fn subscribes(value: View<'_>, caps: &Caps) -> Option<Subscribes> {
+fn subscribes(value: View<'_>, caps: &Caps) -> Option<Box<Subscribes>> {
     let (pattern, observer) = Pattern::of_observe(value)?;
     let id = stored_id(observer.span())?;
     let observer = cap::find(caps, id)?.clone();
-    Some(Subscribes { pattern, observer, prepared: None })
+    Some(Box::new(Subscribes { pattern, observer, prepared: None }))
 }

@@ -7,16 +7,17 @@ use parking_lot::Mutex;
 use staunch_flowctl::Loan;
 use staunch_protocols::wire::{View, tag};
 
-use super::super::SyncReply;
 use super::super::failure::Failure;
 use super::super::handles::{Held, What};
 use super::super::membrane::Refs;
 use super::super::session::{Inbound, Session};
+use super::super::{Pending, SyncReply};
 use super::{Event, release, view};
 use crate::Local;
 use crate::attenuate::Asker;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::LocalEvent;
+use crate::principals::{Author, Taking};
 use crate::stage::EVENT_COST;
 
 impl Session {
@@ -37,12 +38,14 @@ impl Session {
             }
         }
         let mut asker = Asker::new(self);
+        let mut failure = None;
         for (i, event) in events.into_iter().enumerate() {
             let mut made = None;
             match event {
                 Some(Event::Assert { target, value, caps, handle, .. }) => {
                     let what = self.assert_at(&target, view(&value, packet).span(), &caps, &mut asker, local);
                     made = Some((target.clone(), copy(&what)));
+                    inbound.kept_bytes += what.kept_bytes();
                     if !is_brief[i]
                         && let Some(Held::Full(mut full)) = inbound.handles.remove(&handle)
                     {
@@ -55,6 +58,7 @@ impl Session {
                 }
                 Some(Event::Retract { held, .. }) => {
                     if let Held::Full(full) = &held {
+                        inbound.kept_bytes -= full.what.kept_bytes();
                         self.retract_at(&full.target, &full.what, local);
                     }
                     let mut membrane = self.membrane();
@@ -64,11 +68,12 @@ impl Session {
                 Some(Event::RetractSame { assert }) => {
                     if let Some(Some((target, what))) = sent.get(assert) {
                         let (target, what) = (target.clone(), copy(what));
+                        inbound.kept_bytes -= what.kept_bytes();
                         self.retract_at(&target, &what, local);
                     }
                 }
                 Some(Event::Sync { target, peer, refs }) => {
-                    self.sync_at(&target, &peer, refs, &mut asker, local);
+                    failure = failure.or(self.sync_at(&target, &peer, refs, &mut asker, local).err());
                 }
                 None => {}
             }
@@ -76,7 +81,10 @@ impl Session {
         }
         local.stage.publish_staged(self.broker());
         if asker.has_spent_all() {
-            self.end_soon(Failure::TurnTooLarge(Asker::BYTES_MAX));
+            failure.get_or_insert(Failure::TurnTooLarge(Asker::BYTES_MAX));
+        }
+        if let Some(failure) = failure {
+            self.end_soon(failure);
         }
     }
 
@@ -91,7 +99,8 @@ impl Session {
         match target.entity() {
             Entity::Remote(remote) if !remote.session().is_closed() => {
                 let handle = self.broker().next_handle();
-                local.stage.direct_assert(remote, value, caps, handle);
+                let author = Author::new(self.holdings(), self.id());
+                local.stage.direct_assert(remote, value, (caps, Some(&author)), handle);
                 let mut membrane = remote.session().membrane();
                 if let Some(held) = membrane.hold_imported(remote) {
                     membrane.note_sent(handle, held);
@@ -99,8 +108,8 @@ impl Session {
                 What::Sent(handle, true)
             }
             Entity::Gatekeeper(gatekeeper) => {
-                gatekeeper.resolve(value, caps, asker, self.broker(), local);
-                What::Resolve(value.into())
+                let asked = gatekeeper.resolve(value, caps, asker, self.broker(), local);
+                asked.map_or(What::Nothing, What::Resolve)
             }
             _ => What::Nothing,
         }
@@ -111,8 +120,8 @@ impl Session {
             (Entity::Remote(remote), What::Sent(handle, has_caps)) if !remote.session().is_closed() => {
                 local.stage.direct_retract(remote, *handle, *has_caps);
             }
-            (Entity::Gatekeeper(gatekeeper), What::Resolve(value)) => {
-                gatekeeper.withdraw(value, self.broker(), local);
+            (Entity::Gatekeeper(gatekeeper), What::Resolve(asked)) => {
+                gatekeeper.withdraw(asked, self.broker(), local);
             }
             _ => {}
         }
@@ -144,12 +153,27 @@ impl Session {
     }
 
     /// Answers a Sync, or hands it on. All earlier events of the turn have been applied.
-    fn sync_at(self: &Arc<Self>, target: &Cap, peer: &Cap, refs: Refs, asker: &mut Asker, local: &mut Local) {
+    ///
+    /// # Errors
+    /// If too many wait already: it is left out.
+    fn sync_at(
+        self: &Arc<Self>,
+        target: &Cap,
+        peer: &Cap,
+        refs: Refs,
+        asker: &mut Asker,
+        local: &mut Local,
+    ) -> Result<(), Failure> {
         local.stage.publish_staged(self.broker());
         local.stage.next_turn();
         match target.entity() {
             Entity::Remote(remote) if !remote.session().is_closed() => {
                 // Until it is answered it is something that the asker has caused and that somebody sits on.
+                let max = self.broker().limits().principal_syncs;
+                let Some(place) = Taking::sync(self.holdings(), max) else {
+                    self.release(&refs);
+                    return Err(Failure::TooManySyncs(max));
+                };
                 let loan = Loan::charge(self.account(), EVENT_COST);
                 self.broker().owed_for_syncs.fetch_add(EVENT_COST, Ordering::Relaxed);
                 let reply = Arc::new(SyncReply {
@@ -157,18 +181,19 @@ impl Session {
                     requester: self.clone(),
                     asked: remote.session().clone(),
                     oid: OnceLock::new(),
-                    pending: Mutex::new(Some((refs, loan))),
+                    pending: Mutex::new(Some(Pending { refs, loan, _place: place })),
                 });
                 let cap = Cap::new(Entity::SyncReply(reply.clone()));
                 let oid = remote.session().membrane().export(&cap);
                 let _ = reply.oid.set(oid);
                 local.stage.forward_sync(remote, oid);
-                return;
+                return Ok(());
             }
             Entity::Inert | Entity::Remote(_) => {}
             _ => answer_sync(peer, asker, local),
         }
         self.release(&refs);
+        Ok(())
     }
 }
 
@@ -185,7 +210,7 @@ fn answer_sync(peer: &Cap, asker: &mut Asker, local: &mut Local) {
 fn copy(what: &What) -> What {
     match what {
         What::Sent(handle, has_caps) => What::Sent(*handle, *has_caps),
-        What::Resolve(value) => What::Resolve(value.clone()),
+        What::Resolve(asked) => What::Resolve(asked.clone()),
         What::Pending(_) | What::Nothing | What::Stored(_) => What::Nothing,
     }
 }
