@@ -15,7 +15,7 @@ fn check_empty(server: &Server) {
     until("nothing is owed", || server.total_debt() == 0);
     assert!(server.holdings().is_empty() && server.debts().is_empty(), "{:?}", server.debts());
     assert_eq!(server.index_counts(), (0, 0, 0), "observers, assertions, skeletons");
-    balanced(&server);
+    balanced(server);
 }
 
 /// After the retraction of its Observe has been acknowledged an observer is sent nothing, though producers route all
@@ -241,5 +241,5 @@ fn settle(server: &Server, all: &mut [Chaotic]) {
         server.total_debt() == 0
     });
     assert!(server.holdings().is_empty());
-    balanced(&server);
+    balanced(server);
 }
