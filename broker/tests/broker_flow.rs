@@ -112,13 +112,13 @@ fn check_killed(server: &Server, address: SocketAddr, producer: Client) {
     let debt = server.total_debt();
     assert!(debt > 100_000, "{debt}");
     assert!(server.debts().iter().any(|d| d.is_orphaned && d.debt == debt));
-    balanced(&server);
+    balanced(server);
     let got = numbers(&mut consumer);
     assert_eq!(got, (0..got.len() as u64).collect::<Vec<_>>());
     // What a kernel gave up never arrived.
     assert!(got.len() as u64 == count || !is_unix && (got.len() as u64) < count, "{} of {count}", got.len());
     until("nothing is owed", || server.total_debt() == 0);
-    balanced(&server);
+    balanced(server);
 }
 
 fn check_reconnecting(

@@ -258,7 +258,7 @@ fn settled(server: &Server) {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!((server.connections(), server.total_debt(), server.index_counts()), (0, 0, (0, 0, 0)));
-    balanced(&server);
+    balanced(server);
 }
 
 #[test]

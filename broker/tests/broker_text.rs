@@ -20,7 +20,7 @@ fn check_over(server: &Server) {
     until("all have gone", || server.connections() == 0);
     until("nothing is owed", || server.total_debt() == 0);
     assert_eq!(server.index_counts(), (0, 0, 0));
-    balanced(&server);
+    balanced(server);
 }
 
 /// What a script sends, and what it gets for each line.
