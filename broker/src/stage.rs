@@ -30,10 +30,9 @@ use self::introduce::Notes;
 use crate::Broker;
 use crate::cap::{Cap, Caps, Entity};
 use crate::dataspace::{Delivery, Inbox, LocalEvent, Observing, Router, Target};
-use crate::outbox::{Appended, CallCounts, Flushed, Level, Pool, Segment, SharedBody};
+use crate::outbox::{CallCounts, Pool, Segment, SharedBody};
 use crate::principals::Author;
 use crate::relay::{Failure, Opening, Remote, Session};
-use crate::schedule::Ready;
 
 pub(crate) use commit::Commit;
 pub(crate) use fanout::CLASSES_MAX;
@@ -522,82 +521,6 @@ impl Stage {
         if !self.fan_outs.is_empty() {
             self.publish_classes();
         }
-    }
-
-    fn note_appended(&mut self, session: &Arc<Session>, appended: Appended) {
-        if appended.level != Level::BelowCeiling {
-            note_level(session, appended.level, &mut self.full);
-        }
-        if appended.can_flush {
-            self.dirty.push(session.clone());
-        }
-        if appended.is_to_be_cut {
-            self.note_long(session);
-        }
-    }
-
-    /// Writes out what has been published, and wakes those whose debts that repaid. No lock may be held.
-    pub(crate) fn flush(&mut self, scratch: &mut Scratch) {
-        self.cut_long();
-        while let Some(session) = self.dirty.pop() {
-            self.flushed_last = session.id();
-            self.flush_one(&session, scratch);
-        }
-        self.repayments.repay_all();
-    }
-
-    /// Whether something was appended to an outbox above its ceiling.
-    pub(crate) fn has_full(&self) -> bool {
-        !self.full.is_empty()
-    }
-
-    /// The sessions whose outboxes were above their ceilings when something was appended since the last call.
-    pub(crate) fn take_full(&mut self) -> Vec<Arc<Session>> {
-        std::mem::take(&mut self.full)
-    }
-
-    /// Writes out one outbox.
-    pub(crate) fn flush_one(&mut self, session: &Arc<Session>, scratch: &mut Scratch) {
-        let mut work = 0;
-        loop {
-            let outbox = session.outbox();
-            let flushed =
-                outbox.flush(session.stream(), &mut self.pool, &mut self.repayments, &mut self.counts);
-            session.expect_answers();
-            if session.counts_turns() && outbox.begin_report_watch() {
-                session.broker().backlogs.add(session);
-            }
-            match flushed {
-                Flushed::Done => return,
-                Flushed::Blocked { is_news } => {
-                    if is_news {
-                        session.broker().backlogs.add(session);
-                    }
-                    return session.await_room();
-                }
-                Flushed::More => return session.tell(Session::FLUSH),
-                Flushed::Said => return session.tell(Ready::WAKE),
-                Flushed::Failed => return session.break_off(),
-                // Caveats may be much work, with nothing to be written in the end: on the observer's own time.
-                Flushed::Replay(pending) => {
-                    work += self.pull(session, pending, scratch);
-                    if work >= replay::PIECE_WORK {
-                        return session.tell(Session::FLUSH);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// What an append to an outbox above its ceiling leads to.
-#[cold]
-fn note_level(session: &Arc<Session>, level: Level, full: &mut Vec<Arc<Session>>) {
-    if level == Level::AboveCap {
-        session.end_soon(Failure::Unread);
-    }
-    if !full.iter().any(|s| Arc::ptr_eq(s, session)) {
-        full.push(session.clone());
     }
 }
 

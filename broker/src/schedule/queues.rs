@@ -3,8 +3,8 @@
 //! A wide fan-out makes dozens of pieces at once, and whoever sends a single message must not wait behind those: tasks
 //! go first. Both queues are first in, first out, and both are stolen from.
 //!
-//! (Tasks that are only to write on are not put behind others: they make the room that senders wait for, and 1->10 took a
-//! third more processor time with them there.)
+//! (Tasks that are only to write on are not put behind others: they make the room that senders wait for, and 1->10 took 8%
+//! more processor time with them there, in another go a third more.)
 
 use std::cell::Cell;
 

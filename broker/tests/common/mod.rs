@@ -30,9 +30,15 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// Debts are those of what waits. (What a peer has read may be about to be repaid yet.)
+/// Debts are those of what waits, exactly: all workers stand still meanwhile.
 pub fn balanced(server: &Server) {
-    until("debts are those of what waits", || server.audit().is_ok());
+    until("the workers stand still", || match server.pause_and_audit() {
+        Ok(audit) => {
+            assert_eq!(audit.imbalance, None, "{audit:?}");
+            true
+        }
+        Err(_) => false,
+    });
 }
 
 /// A broker on a TCP port of its own.
