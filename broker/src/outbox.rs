@@ -547,11 +547,6 @@ impl State {
         Some(dropped)
     }
 
-    /// Whether it is to be watched, and was not yet.
-    fn begin_watch(&mut self) -> bool {
-        self.plan.is_some() && !std::mem::replace(&mut self.is_watched, true)
-    }
-
     /// Whether there is something to write, and nobody writes it or has to wait for room.
     #[inline]
     fn may_write(&self) -> bool {

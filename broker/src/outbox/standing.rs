@@ -69,6 +69,11 @@ impl Outbox {
 }
 
 impl State {
+    /// Whether it is to be watched, and was not yet.
+    pub(super) fn begin_watch(&mut self) -> bool {
+        self.plan.is_some() && !std::mem::replace(&mut self.is_watched, true)
+    }
+
     pub(super) fn policy(&self) -> Slow {
         self.plan.as_ref().map_or(Slow::Throttle, |plan| plan.policy)
     }

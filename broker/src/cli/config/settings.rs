@@ -104,6 +104,40 @@ fn default_oid() -> Oid {
     Oid { text: text.to_owned(), bytes: super::parse(text).unwrap_or_default() }
 }
 
+/// The first key, which lets in to the ledger as well, and more.
+fn keys(
+    flags: &Named,
+    key_file: Option<PathBuf>,
+    oid: Option<Oid>,
+    more: Vec<super::Key>,
+) -> Result<Vec<Key>, String> {
+    // For the sake of those who read the log elsewhere.
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let (path, is_default) = match flags.key_file.as_ref().or(key_file.as_ref()) {
+        Some(path) => (absolute(path), false),
+        None => (key::default_path()?, true),
+    };
+    let oid = flags.oid.clone().or(oid).unwrap_or_else(default_oid);
+    let mut keys = vec![Key { path, oid, is_default, slow: None }];
+    for more in more {
+        if let Some(same) = keys.iter().find(|key| key.oid.bytes == more.oid.bytes) {
+            return Err(format!(
+                "two keys are for the oid {}: {} and {}. Give each an oid of its own",
+                more.oid.text,
+                same.path.display(),
+                more.file.display()
+            ));
+        }
+        keys.push(Key { path: absolute(&more.file), oid: more.oid, is_default: false, slow: more.slow });
+    }
+    if keys.iter().any(|key| key.oid.bytes == Binding::of_ledger(Vec::new()).oid) {
+        return Err("the oid \"ledger\" is that of the broker's ledger, which the first key lets in to. \
+                    Choose another"
+            .to_owned());
+    }
+    Ok(keys)
+}
+
 impl Settings {
     /// Flags win over the file.
     ///
@@ -155,41 +189,10 @@ impl Settings {
         // Nobody comes in who would have to show anything.
         let is_closed = listen.as_ref().is_some_and(Vec::is_empty) && flags.is_stdio;
         let is_dev = flags.is_dev && !is_closed;
-        let mut keys = Vec::new();
-        if !flags.is_dev && !is_closed {
-            let given = flags.key_file.as_ref().or(file.key_file.as_ref());
-            // For the sake of those who read the log elsewhere.
-            let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            let (path, is_default) = match given {
-                Some(path) => (absolute(path), false),
-                None => (key::default_path()?, true),
-            };
-            let oid = flags.oid.clone().or(file.oid).unwrap_or_else(default_oid);
-            keys.push(Key { path, oid, is_default, slow: None });
-            for more in file.key {
-                if let Some(same) = keys.iter().find(|key| key.oid.bytes == more.oid.bytes) {
-                    return Err(format!(
-                        "two keys are for the oid {}: {} and {}. Give each an oid of its own",
-                        more.oid.text,
-                        same.path.display(),
-                        more.file.display()
-                    ));
-                }
-                keys.push(Key {
-                    path: absolute(&more.file),
-                    oid: more.oid,
-                    is_default: false,
-                    slow: more.slow,
-                });
-            }
-        }
-        if keys.iter().any(|key| key.oid.bytes == Binding::of_ledger(Vec::new()).oid) {
-            return Err(
-                "the oid \"ledger\" is that of the broker's ledger, which the first key lets in to. \
-                        Choose another"
-                    .to_owned(),
-            );
-        }
+        let keys = match flags.is_dev || is_closed {
+            true => Vec::new(),
+            false => keys(flags, file.key_file, file.oid, file.key)?,
+        };
         let drain = flags.drain.or(file.drain).unwrap_or(DRAIN);
         Ok(Settings { is_dev, listen, drain, config, keys, rules: file.unix })
     }
